@@ -1,0 +1,53 @@
+"""contpeft: continual learning with adapters, plugged into PyTorch Lightning."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contpeft.callbacks import AdapterCheckpoint, ContinualAdapter, ForgettingMonitor
+    from contpeft.spec import AdapterRef, AdapterSpec, Base, Route, Single, Task
+    from contpeft.store import AdapterStore
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdapterCheckpoint": "contpeft.callbacks",
+    "AdapterRef": "contpeft.spec",
+    "AdapterSpec": "contpeft.spec",
+    "AdapterStore": "contpeft.store",
+    "Base": "contpeft.spec",
+    "ContinualAdapter": "contpeft.callbacks",
+    "ForgettingMonitor": "contpeft.callbacks",
+    "Route": "contpeft.spec",
+    "Single": "contpeft.spec",
+    "Task": "contpeft.spec",
+}
+
+__all__ = [
+    "AdapterCheckpoint",
+    "AdapterRef",
+    "AdapterSpec",
+    "AdapterStore",
+    "Base",
+    "ContinualAdapter",
+    "ForgettingMonitor",
+    "Route",
+    "Single",
+    "Task",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use (PEP 562): importing contpeft must not import torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'contpeft' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,84 @@
+"""The identity of a base model: what it is in memory, adapters and head left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from contpeft.digest import canonical_json, json_digest, tensors_digest
+from contpeft.spec import BaseModel
+
+__all__ = ["base_model", "tensor_items"]
+
+# What a configuration says about the head, the label names, or where the files came from; it does
+# not change what the base computes.
+_VOLATILE = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ]
+)
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def base_model(model: nn.Module, head: nn.Module | None) -> BaseModel:
+    """Returns the identity of ``model``: its label, fingerprint and number of parameters.
+
+    The fingerprint is over the configuration's non-default values and every persistent tensor.
+
+    Args:
+        model: a transformers model without adapters installed.
+        head: the head inside ``model``, left out; None when there is none.
+    """
+    config = cast(Any, model).config
+    told = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
+    skip = {id(t) for t in (*head.parameters(), *head.buffers())} if head is not None else set()
+    state = model.state_dict(keep_vars=True)
+    content = {
+        "type": type(config).__name__,
+        "config": canonical_json(_plain(told)),
+        "tensors": tensors_digest(tensor_items({k: t for k, t in state.items() if id(t) not in skip})),
+    }
+    count = sum(p.numel() for p in model.parameters() if id(p) not in skip)
+    label = str(getattr(config, "_name_or_path", "") or type(model).__name__).rstrip("/")
+    return BaseModel(label.rpartition("/")[2] or label, json_digest(content), count)
+
+
+def tensor_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Yields tensors as :func:`contpeft.digest.tensors_digest` takes them."""
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        yield name, _DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), flat.numpy().data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)

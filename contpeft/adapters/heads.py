@@ -1,0 +1,122 @@
+"""Classifier heads: one per version, of its own size, over features of shape ``(B, d)``.
+
+A head is stored beside the adapter it was trained with (:class:`contpeft.spec.HeadSpec` and
+tensors), never inside it, so that merging adapters does not meet tensors of different tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from contpeft.adapters.statistics import StatisticsHead
+from contpeft.errors import SpecError, suggest
+from contpeft.spec import HeadSpec
+
+__all__ = ["ClassHead", "CosineHead", "LinearHead", "build_head", "head_spec"]
+
+
+@runtime_checkable
+class ClassHead(Protocol):
+    """A head that knows the labels of its outputs."""
+
+    classes: tuple[str, ...]
+
+    def spec(self) -> HeadSpec:
+        """Returns what rebuilds this head, its tensors apart."""
+        ...
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns scores ``(B, len(classes))`` of features ``(B, d)``."""
+        ...
+
+
+class CosineHead(nn.Module):
+    """Scores are scaled cosines between a feature and one weight row per class.
+
+    Rows that start at class means make the untrained head the nearest-class-mean classifier
+    (Gidaris and Komodakis 2018, "Dynamic Few-Shot Visual Learning without Forgetting", section
+    3.1; imprinting: Qi et al. 2018).
+
+    Args:
+        classes: label names.
+        weight: rows of shape ``(len(classes), d)``.
+        scale: inverse temperature of the cosine.
+    """
+
+    def __init__(self, classes: Sequence[str], weight: Tensor, scale: float = 20.0) -> None:
+        super().__init__()
+        _check_rows(classes, weight)
+        self.classes = tuple(classes)
+        self.scale = float(scale)
+        self.weight = nn.Parameter(weight.detach().clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns scores ``(B, C)`` of features ``(B, d)``."""
+        weight = F.normalize(self.weight, dim=1)
+        return self.scale * F.linear(F.normalize(features, dim=1), weight)
+
+    def spec(self) -> HeadSpec:
+        """Returns what rebuilds this head, its tensors apart."""
+        return HeadSpec("cosine", self.classes, {"scale": self.scale})
+
+
+class LinearHead(nn.Module):
+    """An affine map per class, the head of most papers.
+
+    Args:
+        classes: label names.
+        weight: rows of shape ``(len(classes), d)``.
+        bias: ``(len(classes),)``; zeros when None.
+    """
+
+    def __init__(self, classes: Sequence[str], weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        _check_rows(classes, weight)
+        self.classes = tuple(classes)
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = nn.Parameter(torch.zeros(len(classes)) if bias is None else bias.detach().clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns scores ``(B, C)`` of features ``(B, d)``."""
+        return F.linear(features, self.weight, self.bias)
+
+    def spec(self) -> HeadSpec:
+        """Returns what rebuilds this head, its tensors apart."""
+        return HeadSpec("linear", self.classes)
+
+
+def build_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Returns the head that was stored as ``spec`` and ``tensors``.
+
+    Raises:
+        SpecError: if the kind cannot be built here (``"own"`` heads live in the user's module).
+    """
+    if spec.kind == "cosine":
+        return CosineHead(spec.classes, tensors["weight"], **spec.options)
+    if spec.kind == "linear":
+        return LinearHead(spec.classes, tensors["weight"], tensors["bias"])
+    if spec.kind == "statistics":
+        return StatisticsHead(spec, tensors)
+    raise SpecError(f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, _KINDS)}")
+
+
+def head_spec(head: nn.Module, classes: Sequence[str] = ()) -> HeadSpec:
+    """Returns the spec of any head; a module that is not ours is stored as the user's own."""
+    if isinstance(head, ClassHead):
+        return head.spec()
+    return HeadSpec("own", tuple(classes), {"module": type(head).__name__})
+
+
+_KINDS = ("cosine", "linear", "statistics")
+
+
+def _check_rows(classes: Sequence[str], weight: Tensor) -> None:
+    if weight.ndim != 2 or len(weight) != len(classes):
+        raise SpecError(f"a head of {len(classes)} classes needs as many rows, got {tuple(weight.shape)}")
+    if len(set(classes)) != len(classes):
+        raise SpecError(f"a head names a class twice: {', '.join(classes)}")

@@ -1,0 +1,266 @@
+"""The callback that gives each task an adapter of its own.
+
+Hook by hook: ``setup`` attaches (before optimizers exist and before the strategy wraps the module),
+``on_fit_start`` verifies, ``on_train_end`` takes the weights out and registers them, ``teardown``
+and ``on_exception`` undo what was patched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any, Literal
+
+import lightning.pytorch as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from contpeft.adapters import AdaptedModel, AnySpec
+from contpeft.callbacks.guards import check_steps_taken, refuse_settings, verify_optimizers
+from contpeft.callbacks.shared import Patches, rank_zero_first
+from contpeft.errors import NotFoundError, TrainingError
+from contpeft.spec import AdapterSpec, Task, Version, check_name
+from contpeft.store import AdapterStore
+from contpeft.strategies import Context, Recipe, TrainingData, find_recipe
+
+__all__ = ["ContinualAdapter"]
+
+
+class ContinualAdapter(L.Callback):
+    """Attaches an adapter for one task, trains only that and the head, and registers the result.
+
+    The transformers model is found inside the ``LightningModule``, which needs no change: its
+    ``configure_optimizers`` gets the right parameters from ``self.parameters()``. Make a fresh
+    ``Trainer`` per task; a second ``fit`` of the same one takes no step, which is refused here.
+
+    Example::
+
+        trainer = L.Trainer(max_epochs=3, callbacks=[ContinualAdapter("adapters/", task="billing")])
+        trainer.fit(module, data)            # adapters/: billing@1
+
+    Args:
+        store: the store, or its folder.
+        task: name of the task, or the task with its classes.
+        spec: how a fresh adapter is made; an :class:`AdapterSpec` or PEFT's own configuration.
+        module: attribute that holds the transformers model (dotted); found when None.
+        head: attribute that holds the classifier head (dotted); found when None.
+        recipe: the strategy: a :class:`Recipe` or its name. The default learns a fresh adapter
+            with the module's own head, started as it was first seen.
+        name: what the adapters are named after; the task's name when None.
+        data: the task's training examples, for recipes that make statistics of them.
+        backbone_mode: ``"eval"`` keeps the base's dropout off while training, ``"train"`` on.
+        context: makes the context of the task from the model; replaces the one built from
+            ``store``, ``task``, ``spec``, ``name`` and ``data`` (used by the sequence runner).
+
+    Attributes:
+        registered: versions this callback's last fit registered, the adapter first.
+    """
+
+    def __init__(
+        self,
+        store: AdapterStore | str | PathLike[str],
+        task: str | Task,
+        spec: AnySpec | None = None,
+        *,
+        module: str | None = None,
+        head: str | None = None,
+        recipe: Recipe | str | None = None,
+        name: str | None = None,
+        data: TrainingData | None = None,
+        backbone_mode: Literal["eval", "train"] = "eval",
+        context: Callable[[AdaptedModel], Context] | None = None,
+    ) -> None:
+        self.task = Task(task, ()) if isinstance(task, str) else task
+        check_name(self.task.name, "task")
+        self.spec: AnySpec = AdapterSpec() if spec is None else spec
+        self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe or Recipe()
+        self.registered: tuple[Version, ...] = ()
+        self._store = store
+        self._paths = {"model": module, "head": head}
+        self._name = name
+        self._data = data
+        self._backbone_mode = backbone_mode
+        self._make_context = context or self._own_context
+        self._context: Context | None = None
+        self._trainable: list[nn.Parameter] = []
+        self._patches = Patches()
+        self._before: dict[str, Tensor] | None = None
+        self._steps = 0
+        self._started = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes this callback in a checkpoint by its task."""
+        return f"{type(self).__name__}[{self.task.name}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: primitives only."""
+        return {"task": self.task.name, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the step count of the fit that is resumed."""
+        self._steps = state_dict["steps"]
+
+    # --- attach ---------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Attaches the adapter before optimizers are built.
+
+        Raises:
+            UnsupportedError: for trainer settings that would lose the adapter.
+            NotFoundError: if the module holds no transformers model.
+        """
+        if stage != "fit":
+            return
+        refuse_settings(trainer)
+        self._steps, self.registered = 0, ()
+        try:
+            self._attach(pl_module)
+        except NotFoundError:
+            if not is_overridden("configure_model", pl_module):
+                raise
+            self._attach_after_configure_model(pl_module)
+        if self.recipe.penalty is not None:
+            self._patches.replace(pl_module, "training_step", self._with_penalty(pl_module.training_step))
+
+    def _attach(self, pl_module: L.LightningModule) -> None:
+        adapted = AdaptedModel.of(pl_module, **self._paths)
+        adapted.detach()
+        self._context = self._make_context(adapted)
+        self.recipe.start(self._context)
+        self._trainable = adapted.train_only()
+        # All in train mode until training starts, as Lightning expects; then see on_train_start.
+        pl_module.train()
+
+    def _attach_after_configure_model(self, pl_module: L.LightningModule) -> None:
+        configure_model = pl_module.configure_model
+
+        def configure_then_attach() -> None:
+            configure_model()
+            if self._context is None or self._context.adapted.module is not pl_module:
+                self._attach(pl_module)
+
+        self._context = None
+        self._patches.replace(pl_module, "configure_model", configure_then_attach)
+
+    def _own_context(self, adapted: AdaptedModel) -> Context:
+        store = self._store if isinstance(self._store, AdapterStore) else AdapterStore(self._store)
+        line = self._name or ""
+        known = [v for v in store.versions() if v.name == line or v.name.startswith(f"{line}.")]
+        history = tuple(reversed(known if line else store.versions(name=self.task.name)))
+        return Context(
+            adapted=adapted,
+            store=store,
+            spec=self.spec,
+            line=line,
+            task=self.task,
+            step=len({version.task for version in history}),
+            seen=self.task.classes,
+            history=history,
+            data=self._data,
+        )
+
+    @property
+    def context(self) -> Context:
+        """The task at hand.
+
+        Raises:
+            TrainingError: before the fit has set it up.
+        """
+        if self._context is None:
+            raise TrainingError(f"task {self.task.name!r} has not been set up; it is at the start of a fit")
+        return self._context
+
+    # --- train ----------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Verifies that optimizers hold the adapter and nothing else is trained."""
+        verify_optimizers(trainer, pl_module, self._trainable)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts the base in the chosen mode and starts the clock."""
+        self.context.adapted.set_base_mode(training=self._backbone_mode == "train")
+        self._started = time.monotonic()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Remembers the parameters if the recipe corrects the update to come."""
+        if self.recipe.projection is not None:
+            trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+            self._before = {name: p.detach().clone() for name, p in trainable.items()}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the step and lets the recipe correct the update just applied."""
+        self._steps += 1
+        if self._before is not None:
+            self.recipe.project(self.context, self._before)
+            self._before = None
+
+    def _with_penalty(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        def penalised(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            outputs = training_step(batch, *args, **kwargs)
+            if outputs is None:
+                return None
+            extra = self.recipe.loss(self.context, batch, outputs)
+            if isinstance(outputs, Mapping):
+                return {**outputs, "loss": outputs["loss"] + extra}
+            return outputs + extra
+
+        return penalised
+
+    # --- register -------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Registers the adapter on rank zero; every rank learns of an error there.
+
+        Raises:
+            TrainingError: if no step was taken, or rank zero could not register.
+        """
+        check_steps_taken(trainer, self._steps, self.task.name)
+        if getattr(trainer, "fast_dev_run", False):
+            rank_zero_info("fast_dev_run trains one batch: nothing is registered")
+            return
+        seconds = time.monotonic() - self._started
+        with rank_zero_first(trainer, f"registering task {self.task.name!r}") as here:
+            if here:
+                self.registered = self._register(seconds)
+
+    def _register(self, seconds: float) -> tuple[Version, ...]:
+        context = self.context
+        trained = context.store.register(
+            self.recipe.init.name(context),
+            context.adapted.state(self.recipe.head.classes(context)),
+            base=context.adapted.verify_base(),
+            parents=context.parents,
+            run=context.run,
+            task=context.task.name,
+            data=context.data.digest if context.data else None,
+            seconds=seconds,
+        )
+        return self.recipe.end(context, trained)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuses a fit that trained nothing.
+
+        Raises:
+            TrainingError: if no step was taken.
+        """
+        check_steps_taken(trainer, self._steps, self.task.name)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Takes a half-trained adapter out again; the module is as it was."""
+        self._patches.undo()
+        if self._context is not None:
+            self._context.adapted.detach()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Puts patched methods back; the trained adapter stays attached and answers."""
+        self._patches.undo()

@@ -1,0 +1,143 @@
+"""``contpeft run`` and ``contpeft report``: task sequences and what they measured."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from contpeft.cli.options import DEFAULT_STORE, StorePath
+from contpeft.cli.output import Column, examples, print_lines, print_table
+from contpeft.cli.progress import watching
+
+if TYPE_CHECKING:
+    from contpeft.experiments.report import RunResult, Table
+
+__all__ = ["report", "run"]
+
+Folder = Annotated[Path, typer.Option("--report", help="Folder that gets a folder per run.")]
+
+
+def run(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a YAML file.", metavar="FILE")],
+    name: Annotated[str | None, typer.Option("--name", help="Another name for the run.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Another seed; the run is then called NAME-seedN unless --name says more."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", envvar="CONTPEFT_STORE", help="Folder of the store.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--report", help="Folder that gets a folder per run.")
+    ] = None,
+) -> None:
+    """Run a task sequence; a run that was stopped goes on at its first unfinished task."""
+    _quiet_libraries()
+    from contpeft.experiments import load_experiment, run_experiment
+    from contpeft.experiments.report import collect, write_report
+    from contpeft.store import AdapterStore
+
+    folders = {"store": store and str(store), "report": folder and str(folder)}
+    told = {key: value for key, value in folders.items() if value}
+    loaded = load_experiment(experiment, _named(experiment, name, seed) | told)
+    with watching() as observer:
+        run_experiment(loaded, observer)
+    result = collect(AdapterStore(loaded.store), loaded.name)
+    page = write_report(result, loaded.report / loaded.name)
+    _print_result(result)
+    _print_next_steps(result, loaded.store, page)
+
+
+run.__doc__ = (run.__doc__ or "") + examples(
+    "contpeft run experiments/quickstart.yaml",
+    "contpeft run experiments/quickstart.yaml --seed 1",
+    "contpeft run my.yaml --store /data/adapters --name trial-2",
+)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Name of the run.", metavar="RUN")],
+    store: StorePath = DEFAULT_STORE,
+    folder: Folder = Path("reports"),
+) -> None:
+    """Write the report of a run (HTML, PNG, JSON) anew and print its tables."""
+    from contpeft.experiments.report import collect, write_report
+    from contpeft.store import AdapterStore
+
+    result = collect(AdapterStore(store, create=False), run)
+    page = write_report(result, folder / run)
+    _print_result(result)
+    print_lines(["", f"report  {page}"])
+
+
+report.__doc__ = (report.__doc__ or "") + examples(
+    "contpeft report quickstart", "contpeft report quickstart --report /tmp/reports"
+)
+
+
+def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, Any]:
+    if seed is None:
+        return {} if name is None else {"name": name}
+    from contpeft.experiments import load_experiment
+
+    written = load_experiment(experiment)
+    own = written.name if seed == written.seed else f"{written.name}-seed{seed}"
+    return {"name": name or own, "seed": seed}
+
+
+def _quiet_libraries() -> None:
+    """Keeps the terminal for the run's own progress: no bars, tips or advice of the libraries."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _print_result(result: RunResult) -> None:
+    from contpeft.experiments.report import comparison_table, matrix_table
+    from contpeft.experiments.report.tables import PROTOCOL_TITLES
+
+    protocols = [p for p in PROTOCOL_TITLES if result.scored(p)]
+    for protocol in protocols:
+        for way in result.scored(protocol):
+            print_lines(
+                [
+                    "",
+                    f"{way.label}, {PROTOCOL_TITLES[protocol]}: accuracy in % (= copied, not measured again)",
+                ]
+            )
+            _print_table(matrix_table(result, way, protocol))
+    for protocol in protocols:
+        print_lines(["", f"{result.run}, {PROTOCOL_TITLES[protocol]} ({protocol}), in %"])
+        _print_table(comparison_table(result, protocol))
+
+
+def _print_table(table: Table) -> None:
+    columns = [
+        Column[list[str]](title, lambda row, place=place: row[place], right=place > 0)  # type: ignore[misc]
+        for place, title in enumerate(table.header)
+    ]
+    print_table(table.rows, columns, indent=2)
+
+
+def _print_next_steps(result: RunResult, store: Path, page: Path) -> None:
+    ref = next((row.ref for row in reversed(result.lineage)), None)
+    commands = [f"contpeft store list --store {store}"]
+    if ref is not None:
+        line = ref.partition("@")[0]
+        commands += [
+            f"contpeft store show {ref} --store {store}",
+            f"contpeft store log {line} --store {store}",
+        ]
+    commands.append(f"contpeft report {result.run} --store {store}")
+    print_lines(["", f"store   {store}", f"report  {page}", "next:", *(f"  {each}" for each in commands)])

@@ -1,0 +1,31 @@
+"""The values every room passes to the next: frozen, JSON in and out, no torch.
+
+They carry no behaviour beyond checking themselves, printing themselves and naming themselves by a
+digest.
+"""
+
+from contpeft.spec.adapter import AdapterSpec, AdapterState, HeadSpec
+from contpeft.spec.composition import Base, Composition, Route, Single, composition_from_json
+from contpeft.spec.refs import AdapterRef, check_name
+from contpeft.spec.task import PROTOCOLS, Protocol, Score, Task
+from contpeft.spec.version import BaseModel, Parent, Version
+
+__all__ = [
+    "PROTOCOLS",
+    "AdapterRef",
+    "AdapterSpec",
+    "AdapterState",
+    "Base",
+    "BaseModel",
+    "Composition",
+    "HeadSpec",
+    "Parent",
+    "Protocol",
+    "Route",
+    "Score",
+    "Single",
+    "Task",
+    "Version",
+    "check_name",
+    "composition_from_json",
+]

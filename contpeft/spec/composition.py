@@ -1,0 +1,123 @@
+"""How versions answer together, as a value with a digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contpeft.digest import json_digest
+from contpeft.errors import SpecError, suggest
+
+__all__ = ["Base", "Composition", "Route", "Single", "composition_from_json"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The bare base model, no adapter."""
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs: none."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        return {"type": "base"}
+
+    def digest(self, fingerprint: Callable[[str], str]) -> str:
+        """Returns the digest of what answers; see :meth:`Single.digest`."""
+        return _composition_digest(self, fingerprint)
+
+    def __str__(self) -> str:
+        return "base"
+
+
+@dataclass(frozen=True)
+class Single:
+    """One version answers with its own head."""
+
+    ref: str
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return (self.ref,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        return {"type": "single", "ref": self.ref}
+
+    def digest(self, fingerprint: Callable[[str], str]) -> str:
+        """Returns the digest of what answers.
+
+        Args:
+            fingerprint: maps a reference to a digest of that version's content, so that equal
+                versions under different names give equal compositions.
+        """
+        return _composition_digest(self, fingerprint)
+
+    def __str__(self) -> str:
+        return self.ref
+
+
+@dataclass(frozen=True)
+class Route:
+    """A router infers which choice answers each row.
+
+    Attributes:
+        router: the version that infers the choice (class statistics of the frozen base).
+        choices: what may answer; choice ``k`` serves the task the router calls ``k``.
+    """
+
+    router: str
+    choices: tuple[Single, ...]
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return (self.router, *(choice.ref for choice in self.choices))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        choices = [choice.to_json() for choice in self.choices]
+        return {"type": "route", "router": self.router, "choices": choices}
+
+    def digest(self, fingerprint: Callable[[str], str]) -> str:
+        """Returns the digest of what answers; see :meth:`Single.digest`."""
+        return _composition_digest(self, fingerprint)
+
+    def __str__(self) -> str:
+        return f"route({self.router}: {', '.join(map(str, self.choices))})"
+
+
+Composition = Base | Single | Route
+
+
+def composition_from_json(value: Mapping[str, Any]) -> Composition:
+    """Returns the composition its ``to_json`` wrote.
+
+    Raises:
+        SpecError: if the type is unknown.
+    """
+    kind = str(value.get("type"))
+    if kind == "base":
+        return Base()
+    if kind == "single":
+        return Single(value["ref"])
+    if kind == "route":
+        return Route(value["router"], tuple(Single(choice["ref"]) for choice in value["choices"]))
+    raise SpecError(f"no composition of type {kind!r}{suggest(kind, ('base', 'single', 'route'))}")
+
+
+def _composition_digest(composition: Composition, fingerprint: Callable[[str], str]) -> str:
+    content = _replace_refs(composition.to_json(), fingerprint)
+    return json_digest(content)
+
+
+def _replace_refs(value: Any, fingerprint: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: fingerprint(item) if key in ("ref", "router") else _replace_refs(item, fingerprint)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_replace_refs(item, fingerprint) for item in value]
+    return value

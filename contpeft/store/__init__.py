@@ -1,0 +1,13 @@
+"""Versions nobody can lose: a SQLite catalogue beside content-addressed safetensors files.
+
+Only this room imports ``sqlite_utils`` (for schema migrations), and importing it loads no torch.
+"""
+
+from __future__ import annotations
+
+from contpeft.store.events import Event
+from contpeft.store.runs import Run, Status
+from contpeft.store.steps import Step
+from contpeft.store.store import AdapterStore
+
+__all__ = ["AdapterStore", "Event", "Run", "Status", "Step"]

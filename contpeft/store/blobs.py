@@ -1,0 +1,136 @@
+"""Immutable files named by their content.
+
+A blob becomes visible under its name only when it is whole and on the disk: it is written to a file
+of its own in ``tmp/``, synced, renamed, and the folders that name it are synced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from contpeft.errors import IntegrityError
+from contpeft.store.disk import one_line_errors, sync_folder
+
+__all__ = ["Blobs"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_SUFFIX = ".safetensors"
+
+
+class Blobs:
+    """The files of a store.
+
+    Args:
+        root: the store's folder; ``blobs/``, ``tmp/`` and ``quarantine/`` are made in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Remembers the folders; touches nothing."""
+        self._blobs = root / "blobs"
+        self._tmp = root / "tmp"
+        self._quarantine = root / "quarantine"
+
+    def make_folders(self) -> None:
+        """Makes the folders that are not there yet."""
+        for folder in (self._blobs, self._tmp, self._quarantine):
+            with one_line_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Returns where the blob with this digest is, or would be."""
+        if not _SHA256.match(sha256):
+            raise IntegrityError(f"{sha256!r} is no SHA-256 digest; the catalogue is damaged")
+        return self._blobs / sha256[:2] / f"{sha256}{_SUFFIX}"
+
+    def present(self, sha256: str, size: int) -> bool:
+        """Returns whether a file of that size has that name: cheap, and says nothing about its bytes."""
+        path = self.path(sha256)
+        with one_line_errors(path):
+            try:
+                return path.stat().st_size == size
+            except FileNotFoundError:
+                return False
+
+    def intact(self, sha256: str, size: int) -> bool:
+        """Returns whether the blob is there and its bytes hash to its name."""
+        if not self.present(sha256, size):
+            return False
+        path = self.path(sha256)
+        with one_line_errors(path), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+    def read(self, sha256: str, what: str) -> bytes:
+        """Returns the bytes of a blob after checking that they are the ones that were stored.
+
+        Args:
+            sha256: the blob.
+            what: whose bytes they are, for messages.
+
+        Raises:
+            IntegrityError: if it is missing, cannot be read, or has other bytes.
+        """
+        path = self.path(sha256)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(
+                f"{what} cannot be read: {path}: {error.strerror}; register it again or restore a backup"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise IntegrityError(
+                f"{what} is damaged: {path} has other bytes than were stored; "
+                "register it again or restore a backup"
+            )
+        return data
+
+    def put(self, data: bytes, sha256: str) -> Path | None:
+        """Makes the blob durable under its name, replacing a damaged one.
+
+        Args:
+            data: the bytes.
+            sha256: their digest.
+
+        Returns:
+            Where a copy of a damaged predecessor went, or None when there was none.
+
+        Raises:
+            StoreBusyError: if the disk is full, read-only or failing.
+        """
+        path = self.path(sha256)
+        with one_line_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            damaged = None
+            if not self.intact(sha256, len(data)):
+                damaged = self._copy_to_quarantine(path)
+                self._write(data, path)
+            # Also for a blob that was there: whoever renamed it may not have come this far yet.
+            sync_folder(path.parent)
+            sync_folder(self._blobs)
+        return damaged
+
+    def _write(self, data: bytes, path: Path) -> None:
+        temporary = self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
+        # Born read-only: readable by whom the umask allows, and nobody writes it a second time.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _copy_to_quarantine(self, path: Path) -> Path | None:
+        # Copied, not moved: readers of other versions never find the name empty.
+        if not path.exists():
+            return None
+        copy = self._quarantine / f"{path.stem}-{secrets.token_hex(8)}{_SUFFIX}"
+        shutil.copyfile(path, copy)
+        return copy

@@ -1,0 +1,44 @@
+"""Durability and errors of the file system."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from contpeft.errors import StoreBusyError
+
+__all__ = ["one_line_errors", "sync_folder"]
+
+_SPACE: Final = "free some space and try again"
+_RIGHTS: Final = "make the folder and its files readable and writable"
+_MENDS: Final = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit on file sizes and try again",
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in ``folder`` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about ``path`` into a :class:`StoreBusyError`."""
+    try:
+        yield
+    except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "check the disk and the path")
+        raise StoreBusyError(f"cannot use {path}: {error.strerror}; {mend}") from error

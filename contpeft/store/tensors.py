@@ -1,0 +1,128 @@
+"""Tensors to bytes and back: one safetensors file, the same bytes on every machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contpeft.digest import bytes_digest, tensors_digest
+from contpeft.errors import IntegrityError, SpecError, TrainingError
+from contpeft.spec import AdapterState
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Payload", "pack", "unpack", "unpack_file"]
+
+# The order of two or more metadata keys in the file differs from process to process; one is safe.
+_METADATA = {"format": "pt"}
+_RESERVED = "__metadata__"
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]+\Z")
+_DTYPES = frozenset(
+    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The file of one version, in memory.
+
+    Attributes:
+        data: the safetensors file.
+        sha256: digest of ``data``.
+        fingerprint: digest of the tensors, whatever file they are in.
+        parameters: number of elements, head tensors excluded.
+    """
+
+    data: bytes
+    sha256: str
+    fingerprint: str
+    parameters: int
+
+
+def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
+    """Returns ``tensors`` as a safetensors file.
+
+    Args:
+        tensors: name to dense tensor, on any device; tensors may share memory.
+        owner: the adapter's name, for messages.
+
+    Raises:
+        SpecError: if there is no tensor, or one has a name or a type that cannot be stored.
+        TrainingError: if a value is NaN or infinite.
+    """
+    import torch
+    from safetensors.torch import save
+
+    if not tensors:
+        raise SpecError(f"adapter {owner!r} has no tensors; there is nothing to store")
+    copies: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, owner)
+        copies[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+    data = save(copies, metadata=_METADATA)
+    entries = list(_entries(data))
+    return Payload(
+        data=data,
+        sha256=bytes_digest(data),
+        fingerprint=tensors_digest(entries),
+        parameters=sum(
+            math.prod(shape) for name, _, shape, _ in entries if not name.startswith(AdapterState.HEAD_PREFIX)
+        ),
+    )
+
+
+def unpack(data: bytes) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a safetensors file held in memory, written by :func:`pack`."""
+    from safetensors.torch import load
+
+    return load(data)
+
+
+def unpack_file(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """Returns the tensors of the safetensors file ``path``, mapped into memory, not verified.
+
+    Raises:
+        IntegrityError: if the file is missing or no safetensors file, naming ``what``.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{what} is damaged: {path}: {error}; register it again") from error
+
+
+def _check_tensor(name: str, tensor: Any, owner: str) -> None:
+    import torch
+
+    where = f"tensor {name!r} of adapter {owner!r}"
+    if not isinstance(name, str) or not _TENSOR_NAME.match(name) or name == _RESERVED:
+        raise SpecError(f"{where} has an unusable name; use A-Z a-z 0-9 _ . -")
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        raise SpecError(f"{where} is no dense tensor with values; give a torch.Tensor on a device")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise SpecError(f"{where} is {dtype}, which cannot be stored; convert it to float32")
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        raise TrainingError(
+            f"{where} has {count} of {tensor.numel()} values that are NaN or infinite; "
+            "a version must be usable: lower the learning rate or clip gradients, and train again"
+        )
+
+
+def _entries(data: bytes) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Yields name, dtype, shape and raw bytes of each tensor of a safetensors file."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    body = memoryview(data)[start:]
+    for name, entry in json.loads(data[8:start]).items():
+        if name != _RESERVED:
+            begin, end = entry["data_offsets"]
+            yield name, entry["dtype"], tuple(entry["shape"]), body[begin:end]

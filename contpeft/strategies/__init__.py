@@ -1,0 +1,48 @@
+"""Continual-learning methods as recipes of six small parts on one interface; routing lives here."""
+
+from contpeft.strategies.answers import ByStatistics, Latest, RouteByStatistics
+from contpeft.strategies.consolidate import Freeze, GatherStatistics
+from contpeft.strategies.context import Context, TrainingData
+from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
+from contpeft.strategies.head import Cosine, Linear, Own
+from contpeft.strategies.identity import composition_key, state_key
+from contpeft.strategies.init import Fresh, FromLast, NoAdapter
+from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
+from contpeft.strategies.predict import Answerer, best_labels, task_choice
+from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes import RECIPES, find_recipe
+
+__all__ = [
+    "RECIPES",
+    "Answerer",
+    "Answers",
+    "ByStatistics",
+    "Classifier",
+    "Consolidate",
+    "Context",
+    "Cosine",
+    "FeatureCache",
+    "Features",
+    "Freeze",
+    "Fresh",
+    "FromLast",
+    "GatherStatistics",
+    "Head",
+    "Init",
+    "Latest",
+    "Linear",
+    "NoAdapter",
+    "Own",
+    "Penalty",
+    "Projection",
+    "Recipe",
+    "RouteByStatistics",
+    "TrainingData",
+    "as_classifier",
+    "best_labels",
+    "composition_key",
+    "evaluating",
+    "find_recipe",
+    "state_key",
+    "task_choice",
+]

@@ -1,0 +1,122 @@
+"""Features of raw inputs, through the model as it stands or through the bare base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from contpeft.adapters import AdaptedModel
+from contpeft.errors import UnsupportedError
+from contpeft.spec import Base
+
+__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating"]
+
+FeatureCache = dict[tuple[str, str], Tensor]
+"""Base features kept by (base fingerprint, data digest)."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What a module offers so that strategies can see features and evaluate compositions.
+
+    Any ``LightningModule`` with these methods will do; those of :mod:`contpeft.experiments` are
+    two examples.
+    """
+
+    def collate(self, inputs: Sequence[Any]) -> Any:
+        """Returns one batch from raw inputs (texts, images), without labels."""
+        ...
+
+    def encode(self, batch: Any) -> Tensor:
+        """Returns features ``(B, d)`` of a batch: what the head sees."""
+        ...
+
+    def forward(self, batch: Any) -> Tensor:
+        """Returns scores ``(B, C)`` of a batch."""
+        ...
+
+
+def as_classifier(module: nn.Module, purpose: str) -> Classifier:
+    """Returns ``module`` if it offers what ``purpose`` needs.
+
+    Raises:
+        UnsupportedError: naming the methods it lacks.
+    """
+    lacking = [name for name in ("collate", "encode", "forward") if not callable(getattr(module, name, None))]
+    if lacking or not isinstance(module, Classifier):
+        raise UnsupportedError(
+            f"{purpose} needs {type(module).__name__} to have {', '.join(lacking)}(); "
+            "see contpeft.strategies.Classifier"
+        )
+    return module
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts every submodule in eval mode without gradients; leaving restores each one's own mode."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+class Features:
+    """Computes features in batches of fixed size and order, so that equal data gives equal bits.
+
+    Args:
+        adapted: the model.
+        batch_size: rows at a time.
+        cache: where base features are kept; pass one object to share it between tasks.
+    """
+
+    def __init__(
+        self, adapted: AdaptedModel, batch_size: int = 32, cache: FeatureCache | None = None
+    ) -> None:
+        self._adapted = adapted
+        self._batch_size = batch_size
+        self._cache: FeatureCache = {} if cache is None else cache
+
+    def current(self, inputs: Sequence[Any], digest: str | None = None) -> Tensor:
+        """Returns features ``(n, d)`` through the model as it stands, on the CPU.
+
+        Args:
+            inputs: raw inputs.
+            digest: their content digest; without an adapter, features are computed once per digest.
+        """
+        classifier = as_classifier(self._adapted.module, "encoding features")
+        if self._adapted.active or digest is None:
+            return self._map(classifier.encode, inputs)
+        key = (self._adapted.base.fingerprint, digest)
+        if key not in self._cache:
+            self._cache[key] = self._map(classifier.encode, inputs)
+        return self._cache[key]
+
+    def base(self, inputs: Sequence[Any], digest: str) -> Tensor:
+        """Returns features ``(n, d)`` through the bare base, on the CPU, computed once per digest."""
+        with self._adapted.applied(Base()):
+            return self.current(inputs, digest)
+
+    def scores(self, inputs: Sequence[Any]) -> Tensor:
+        """Returns the scores ``(n, C)`` of the model and head as they stand, on the CPU."""
+        return self._map(self._adapted.module, inputs)
+
+    def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
+        module, size = self._adapted.module, self._batch_size
+        classifier = as_classifier(module, "answering")
+        with evaluating(module):
+            batches = (classifier.collate(inputs[i : i + size]) for i in range(0, len(inputs), size))
+            return torch.cat([function(_to(batch, self._adapted.device)).cpu() for batch in batches])
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, dict):
+        return {key: _to(value, device) for key, value in batch.items()}
+    return batch.to(device) if isinstance(batch, Tensor) else batch

@@ -1,0 +1,114 @@
+"""What a composition answers: predicted labels, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from contpeft.adapters import AdaptedModel, Load, StatisticsHead
+from contpeft.errors import SpecError
+from contpeft.spec import Base, Composition, Route, Single
+from contpeft.strategies.features import Features
+
+__all__ = ["Answerer", "best_labels", "task_choice"]
+
+
+class Answerer:
+    """Lets compositions of stored versions answer raw inputs on one model.
+
+    Args:
+        adapted: the model; it is as it was after every call.
+        load: gives a version's entry and weights.
+        features: computes features in batches.
+    """
+
+    def __init__(self, adapted: AdaptedModel, load: Load, features: Features) -> None:
+        self._adapted = adapted
+        self._load = load
+        self._features = features
+
+    def predict(
+        self, composition: Composition, inputs: Sequence[Any], digest: str, among: Sequence[str] | None = None
+    ) -> list[str]:
+        """Returns the label ``composition`` gives each input.
+
+        A :class:`Route` sends each row to the choice its router infers from the frozen base's
+        features; the rows of one choice are answered together.
+
+        Args:
+            composition: what answers.
+            inputs: raw inputs.
+            digest: their content digest.
+            among: the labels that may be answered; None for every label of the head.
+
+        Raises:
+            SpecError: if the head answers none of ``among``, or does not know its labels.
+            BaseMismatchError: if a version was trained on another base model.
+        """
+        if isinstance(composition, Route):
+            return self._routed(composition, inputs, digest, among)
+        if isinstance(composition, Base):
+            raise SpecError("the bare base has no head to answer with; compose a stored version")
+        return self._single(composition, inputs, digest, among)
+
+    def _routed(
+        self, route: Route, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+    ) -> list[str]:
+        router = self._statistics_head(route.router)
+        choices = router.route(self._features.base(inputs, digest)).tolist()
+        labels = [""] * len(inputs)
+        for index in sorted(set(choices)):
+            rows = [row for row, choice in enumerate(choices) if choice == index]
+            # A part of the data must never be found under the digest of the whole.
+            part = [inputs[row] for row in rows], f"{digest}[{index} of {route.router}]"
+            answered = self._single(route.choices[index], *part, among)
+            for row, label in zip(rows, answered, strict=True):
+                labels[row] = label
+        return labels
+
+    def _single(
+        self, single: Single, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+    ) -> list[str]:
+        version, state = self._load(single.ref)
+        if version.kind == "statistics":
+            head = self._statistics_head(single.ref)
+            scores = head(self._features.base(inputs, digest))
+            return best_labels(scores, head.classes, among, single.ref)
+        if state.head is None or not state.head.classes:
+            raise SpecError(f"the head of {single.ref} does not know the labels of its outputs")
+        with self._adapted.applied(single, lambda _ref: (version, state)):
+            scores = self._features.scores(inputs)
+        return best_labels(scores, state.head.classes, among, single.ref)
+
+    def _statistics_head(self, ref: str) -> StatisticsHead:
+        version, state = self._load(ref)
+        self._adapted.check_base(version)
+        if state.head is None or state.head.kind != "statistics":
+            raise SpecError(f"{version.ref} holds no class statistics; it cannot infer a class or a task")
+        return StatisticsHead(state.head, state.head_tensors())
+
+
+def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | None, what: str) -> list[str]:
+    """Returns the label of the highest score of each row.
+
+    Args:
+        scores: ``(n, len(classes))``.
+        classes: the label of each column.
+        among: the labels that may be answered; None for all.
+        what: names the head in an error.
+
+    Raises:
+        SpecError: if no column is among ``among``.
+    """
+    columns = [i for i, label in enumerate(classes) if among is None or label in among]
+    if not columns:
+        raise SpecError(f"{what} answers none of: {', '.join(among or ())}; it knows: {', '.join(classes)}")
+    best: Tensor = scores[:, columns].argmax(1)
+    return [classes[columns[index]] for index in best.tolist()]
+
+
+def task_choice(composition: Composition, group: int) -> Composition:
+    """Returns what answers when the task is known: its own choice of a route, else the composition."""
+    return composition.choices[group] if isinstance(composition, Route) else composition

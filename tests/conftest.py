@@ -1,0 +1,69 @@
+"""What every test runs under: offline, one thread, repeatable, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Set before anything imports torch, so that sessions which need no torch need not import it.
+# Processes that tests start inherit them.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    MKL_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+# What importing torch sets for the whole process, and what pytest sets at every phase.
+_IMPORTS = ("KMP_", "PYTEST_CURRENT_TEST", "PYTORCH_", "TORCHINDUCTOR_")
+# What Lightning sets when it seeds or sets up ranks, and never takes back.
+_LIGHTNING = {
+    *("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "WORLD_SIZE"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
+}
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves environment variables, threads or a process group behind."""
+    environment, threads = dict(os.environ), set(threading.enumerate())
+    yield
+    left = [
+        *_restore(environment),
+        *(f"thread {t.name}" for t in threading.enumerate() if t not in threads and not t.daemon),
+        *_process_group(),
+    ]
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+def _restore(environment: dict[str, str]) -> list[str]:
+    """Puts the environment back and returns the names a test had changed in it."""
+    changed = {name for name, _ in os.environ.items() ^ environment.items() if not name.startswith(_IMPORTS)}
+    for name in changed:
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            del os.environ[name]
+    return [f"${name}" for name in sorted(changed - _LIGHTNING)]
+
+
+def _process_group() -> list[str]:
+    """Ends torch's process group if there is one and says so."""
+    if "torch" not in sys.modules:
+        return []
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    dist.destroy_process_group()
+    return ["a torch.distributed process group"]

@@ -1,0 +1,84 @@
+"""What must hold for a store after anything at all happened to it.
+
+Written with ``sqlite3`` and ``hashlib`` alone, so that it cannot share a mistake with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+
+def audit(store: Path, acknowledged: dict[str, str] | None = None) -> list[str]:
+    """Returns what is wrong with a store.
+
+    Args:
+        store: its folder.
+        acknowledged: the digest of every version a caller was told is stored.
+    """
+    with closing(sqlite3.connect(store / "store.db")) as connection:
+        return [
+            *_database(connection),
+            *_files(store),
+            *_versions(connection, store, acknowledged or {}),
+            *_numbers(connection),
+            *_events(connection),
+        ]
+
+
+def leftovers(store: Path) -> list[Path]:
+    """Returns what a killed process may leave: files that no name leads to."""
+    return list((store / "tmp").iterdir())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _database(connection: sqlite3.Connection) -> Iterator[str]:
+    result = connection.execute("PRAGMA integrity_check").fetchall()
+    if result != [("ok",)]:
+        yield f"integrity: {result}"
+    for row in connection.execute("PRAGMA foreign_key_check"):
+        yield f"foreign key: {row}"
+
+
+def _files(store: Path) -> Iterator[str]:
+    for path in (store / "blobs").rglob("*.safetensors"):
+        if digest(path) != path.stem:
+            yield f"torn: {path.name}"
+
+
+def _versions(connection: sqlite3.Connection, store: Path, acknowledged: dict[str, str]) -> Iterator[str]:
+    rows = connection.execute(
+        "SELECT a.name || '@' || v.n, v.sha256, b.bytes FROM version v "
+        "JOIN adapter a ON a.id = v.adapter_id LEFT JOIN blob b ON b.sha256 = v.sha256"
+    ).fetchall()
+    for ref, sha256, size in rows:
+        path = store / "blobs" / sha256[:2] / f"{sha256}.safetensors"
+        if not path.exists() or path.stat().st_size != size:
+            yield f"dangling: {ref}"
+    stored = {ref: sha256 for ref, sha256, _ in rows}
+    for ref, sha256 in acknowledged.items():
+        if stored.get(ref) != sha256:
+            yield f"lost: {ref}"
+
+
+def _numbers(connection: sqlite3.Connection) -> Iterator[str]:
+    for name, following in connection.execute("SELECT name, next_n FROM adapter").fetchall():
+        rows = connection.execute(
+            "SELECT n FROM version JOIN adapter a ON a.id = adapter_id WHERE name = ? ORDER BY n", (name,)
+        )
+        if [n for (n,) in rows] != list(range(1, following)):
+            yield f"numbers: {name} is not dense below {following}"
+
+
+def _events(connection: sqlite3.Connection) -> Iterator[str]:
+    registered = "SELECT subject FROM event WHERE action = 'version.registered'"
+    known = {subject for (subject,) in connection.execute(registered)}
+    stored = connection.execute("SELECT a.name || '@' || n FROM version JOIN adapter a ON a.id = adapter_id")
+    for ref in known ^ {ref for (ref,) in stored}:
+        yield f"event: {ref}"

@@ -1,0 +1,111 @@
+"""Several processes and threads use one store at once: no error, nothing lost, numbers dense."""
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+from store_audit import audit, leftovers
+from store_workers import (
+    BASE,
+    acknowledged,
+    make_state,
+    open_new,
+    register_many,
+    register_same,
+)
+
+from contpeft.store import AdapterStore
+
+PROCESSES = 8
+
+
+def run_all(context: ForkServerContext, target: Any, *args: Any) -> None:
+    """Runs ``target`` in eight processes that start together; fails if one does."""
+    started = [context.Process(target=target, args=(*args, *extra)) for extra in _extras(target)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=120)
+    assert [process.exitcode for process in started] == [0] * PROCESSES
+
+
+def _extras(target: Any) -> list[tuple[int, ...]]:
+    return [(seed, 25) for seed in range(PROCESSES)] if target is register_many else [()] * PROCESSES
+
+
+def test_register_from_eight_processes(processes: ForkServerContext, tmp_path: Path) -> None:
+    path, told = tmp_path / "store", tmp_path / "told"
+    run_all(processes, register_many, path, told, processes.Barrier(PROCESSES))
+    refs = acknowledged(told)
+    assert len(refs) == PROCESSES * 25
+    assert (audit(path, refs), leftovers(path)) == ([], [])
+    store = AdapterStore(path)
+    assert {version.ref: version.sha256 for version in store.versions()} == refs
+    store.close()
+
+
+def test_equal_registrations_from_eight_processes_are_one(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
+    path, told = tmp_path / "store", tmp_path / "told"
+    run_all(processes, register_same, path, told, processes.Barrier(PROCESSES))
+    lines = told.read_text().splitlines()
+    assert (len(lines), len(set(lines)), lines[0].split()[0]) == (PROCESSES, 1, "same@1")
+    assert (audit(path), leftovers(path)) == ([], [])
+    assert len(list((path / "blobs").rglob("*.safetensors"))) == 1
+
+
+def test_first_open_by_eight_processes(processes: ForkServerContext, tmp_path: Path) -> None:
+    told, count = tmp_path / "told", 8
+    run_all(processes, open_new, tmp_path / "stores", told, processes.Barrier(PROCESSES), count)
+    assert sorted(told.read_text().splitlines()) == sorted([f"{n} []" for n in range(count)] * PROCESSES)
+    for number in range(count):
+        assert audit(tmp_path / "stores" / str(number)) == []
+
+
+def test_threads_share_a_store(store: AdapterStore) -> None:
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for i in range(5):
+                store.register("shared", make_state(10 * seed + i), base=BASE)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(version.n for version in store.versions()) == list(range(1, 31))
+    assert audit(store.path) == []
+
+
+def test_connections_of_dead_threads_are_closed(store: AdapterStore) -> None:
+    for _ in range(4):
+        thread = threading.Thread(target=store.names)
+        thread.start()
+        thread.join()
+    assert len(store._db._connections) == 1
+
+
+def test_a_forked_child_opens_its_own_connection(store: AdapterStore) -> None:
+    store.register("line", make_state(0), base=BASE)
+    ours = store._db.connection()
+    for i in range(1, 6):
+        child = os.fork()
+        if child == 0:
+            same = store._db.connection() is ours
+            store.register("line", make_state(2 * i), base=BASE)
+            os._exit(1 if same else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.register("line", make_state(2 * i + 1), base=BASE)
+    assert store._db.connection() is ours
+    assert [version.n for version in store.versions()] == list(range(11, 0, -1))
+    assert audit(store.path) == []

@@ -25,7 +25,7 @@ _IMPORTS = ("KMP_", "PYTEST_CURRENT_TEST", "PYTORCH_", "TORCHINDUCTOR_")
 # What Lightning sets when it seeds or sets up ranks, and never takes back.
 _LIGHTNING = {
     *("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "WORLD_SIZE"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 }
 
 settings.register_profile("local", deadline=None)

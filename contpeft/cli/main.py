@@ -45,8 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store.app, name="store")
-app.command()(run.run)
-app.command()(run.report)
+app.command(epilog=run.RUN_EXAMPLES)(run.run)
+app.command(epilog=run.REPORT_EXAMPLES)(run.report)
 
 
 def _print_version(asked: bool) -> None:

@@ -17,7 +17,14 @@ from contpeft.cli.progress import watching
 if TYPE_CHECKING:
     from contpeft.experiments.report import RunResult, Table
 
-__all__ = ["report", "run"]
+__all__ = ["REPORT_EXAMPLES", "RUN_EXAMPLES", "report", "run"]
+
+RUN_EXAMPLES = examples(
+    "contpeft run experiments/quickstart.yaml",
+    "contpeft run experiments/quickstart.yaml --seed 1",
+    "contpeft run my.yaml --store /data/adapters --name trial-2",
+)
+REPORT_EXAMPLES = examples("contpeft report quickstart", "contpeft report quickstart --report /tmp/reports")
 
 Folder = Annotated[Path, typer.Option("--report", help="Folder that gets a folder per run.")]
 
@@ -55,13 +62,6 @@ def run(
     _print_next_steps(result, loaded.store, page)
 
 
-run.__doc__ = (run.__doc__ or "") + examples(
-    "contpeft run experiments/quickstart.yaml",
-    "contpeft run experiments/quickstart.yaml --seed 1",
-    "contpeft run my.yaml --store /data/adapters --name trial-2",
-)
-
-
 def report(
     run: Annotated[str, typer.Argument(help="Name of the run.", metavar="RUN")],
     store: StorePath = DEFAULT_STORE,
@@ -75,11 +75,6 @@ def report(
     page = write_report(result, folder / run)
     _print_result(result)
     print_lines(["", f"report  {page}"])
-
-
-report.__doc__ = (report.__doc__ or "") + examples(
-    "contpeft report quickstart", "contpeft report quickstart --report /tmp/reports"
-)
 
 
 def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\.")
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _print_result(result: RunResult) -> None:
@@ -110,12 +105,8 @@ def _print_result(result: RunResult) -> None:
     protocols = [p for p in PROTOCOL_TITLES if result.scored(p)]
     for protocol in protocols:
         for way in result.scored(protocol):
-            print_lines(
-                [
-                    "",
-                    f"{way.label}, {PROTOCOL_TITLES[protocol]}: accuracy in % (= copied, not measured again)",
-                ]
-            )
+            title = f"{way.label}, {PROTOCOL_TITLES[protocol]}: accuracy in % (= copied, not measured again)"
+            print_lines(["", title])
             _print_table(matrix_table(result, way, protocol))
     for protocol in protocols:
         print_lines(["", f"{result.run}, {PROTOCOL_TITLES[protocol]} ({protocol}), in %"])
@@ -134,10 +125,7 @@ def _print_next_steps(result: RunResult, store: Path, page: Path) -> None:
     ref = next((row.ref for row in reversed(result.lineage)), None)
     commands = [f"contpeft store list --store {store}"]
     if ref is not None:
-        line = ref.partition("@")[0]
-        commands += [
-            f"contpeft store show {ref} --store {store}",
-            f"contpeft store log {line} --store {store}",
-        ]
+        commands.append(f"contpeft store show {ref} --store {store}")
+        commands.append(f"contpeft store log {ref.partition('@')[0]} --store {store}")
     commands.append(f"contpeft report {result.run} --store {store}")
     print_lines(["", f"store   {store}", f"report  {page}", "next:", *(f"  {each}" for each in commands)])

@@ -26,8 +26,7 @@ from contpeft.strategies import find_recipe
 __all__ = ["Experiment", "StreamConfig", "load_experiment", "parse_experiment"]
 
 _HOMES = {"module": modules, "source": sources}
-# An optional value is reported as a union; of the reasons only the first says something.
-_UNION = r"Parser key (\S+):.*Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>"
+_FREE = ("name", "seed", "strategies", "store", "report")
 _TRAINER = {
     "max_epochs": 3,
     "logger": False,
@@ -51,7 +50,7 @@ class StreamConfig:
             column is a task.
         scenario: what may be known about a row's task.
         classes_per_task: for ``by: class``.
-        order: classes (or task names) in the order they are learnt; None for by name.
+        order: classes (or task names) in the order they are learnt; None for one the seed draws.
         train_per_class: rows to train on per class; None for all.
         test_per_class: rows to test on per class; None for all.
         seed: draws the rows, and the order when none is given; None for the experiment's seed.
@@ -125,17 +124,26 @@ class Experiment:
         return int(self._parsed.trainer.max_epochs)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what makes this run the run it is: all settings but folders, defaults left out."""
+        """Returns the settings every session of this run must share, defaults left out.
+
+        Not among them: folders, and the list of strategies, to which one may be added later.
+        """
         told = yaml.safe_load(self._parser.dump(self._parsed, skip_default=True))
-        return {key: value for key, value in told.items() if key not in ("name", "seed", "store", "report")}
+        return {key: value for key, value in told.items() if key not in _FREE}
 
     def make(self, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
         """Returns a fresh module, and a fresh trainer with fresh callbacks and loggers.
 
         Args:
             callbacks: put before those of the configuration.
+
+        Raises:
+            ConfigError: if the module, a callback or a logger refuses its arguments.
         """
-        made = self._parser.instantiate(self._parsed)
+        try:
+            made = self._parser.instantiate(self._parsed)
+        except ValueError as error:
+            raise ConfigError(f"experiment {self.name!r} cannot be built: {_reason(str(error))}") from error
         options = dict(cast(Mapping[str, Any], made.trainer))
         own = options.pop("callbacks", None) or []
         own = own if isinstance(own, list) else [own]
@@ -246,8 +254,7 @@ def _class_path(value: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _explain(message: str, parser: ArgumentParser, document: Mapping[str, Any]) -> str:
-    union = re.search(_UNION, message, re.DOTALL)
-    told = _one_line(f"{union[1]}: {union[2]}" if union else message)
+    told = _reason(message)
     wrong = re.search(r"[Oo]ption '([^']+)'", message)
     if wrong is None:
         return told
@@ -264,6 +271,13 @@ def _known_keys(message: str, parser: ArgumentParser, document: Mapping[str, Any
     if "stream" in message:
         return set(inspect.signature(StreamConfig).parameters)
     return {action.dest.partition(".")[0] for action in parser._actions} - {"help", "print_shtab"}
+
+
+def _reason(message: str) -> str:
+    # An optional value is reported as a union; of the reasons only the first says something.
+    union = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>", message, re.DOTALL)
+    key = re.match(r"Parser key \S+", message)
+    return _one_line(f"{key[0] + ' ' if key else ''}{union[1]}" if union else message)
 
 
 def _one_line(message: str) -> str:

@@ -97,6 +97,7 @@ class TextClassifier(_BackboneClassifier):
         self.pooling = pooling
         self.tokenizer = _load(AutoTokenizer, model)
         self.model = _load(AutoModel, model, **options)
+        self.model.config.name_or_path = model  # the label people know it by, wherever its folder is
 
     def collate(self, inputs: Sequence[str]) -> dict[str, Tensor]:
         """Returns token ids and mask, padded to the longest text of the batch."""
@@ -138,6 +139,7 @@ class ImageClassifier(_BackboneClassifier):
         self.processor = _load(AutoImageProcessor, model)
         self.size = {"height": image_size, "width": image_size} if image_size else None
         self.model = _load(AutoModel, model)
+        self.model.config.name_or_path = model
 
     def collate(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
         """Returns pixel values ``(B, 3, H, W)`` of arrays ``(H, W)``, ``(H, W, 3)`` or PIL images."""

@@ -72,7 +72,7 @@ class _Sequence:
         self.store = AdapterStore(experiment.store)
         self.store.start_run(
             experiment.name,
-            config=experiment.identity(),
+            config=experiment.identity() | {"data": self.stream.digest()},
             seed=experiment.seed,
             tasks=[data.task for data in self.stream],
             scenario=self.stream.scenario,

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -18,6 +19,9 @@ from contpeft.spec import AdapterState, BaseModel, HeadSpec
 from contpeft.store import AdapterStore, drafts
 from contpeft.store.drafts import Draft
 from contpeft.store.tensors import Payload, pack
+
+# What broken stores wait in their weak moment, so that a kill finds it within a few attempts.
+SLOW_DISK = 0.01
 
 BASE = BaseModel("tiny-bert", "ba5e" * 16, 1000)
 
@@ -122,6 +126,7 @@ def _rows_before_file(store: AdapterStore) -> None:
     def store_rows_first(draft: Draft, payload: Payload) -> int:
         with store._db.write() as connection:
             version_id = drafts.insert(connection, draft, payload, str(store.path))
+        time.sleep(SLOW_DISK)
         store._blobs.put(payload.data, payload.sha256)
         return version_id
 
@@ -133,8 +138,9 @@ def _write_in_place(store: AdapterStore) -> None:
 
     def write_in_place(data: bytes, path: Path) -> None:
         with path.open("wb", buffering=0) as file:
-            for begin in range(0, len(data), 1 << 14):
-                file.write(data[begin : begin + (1 << 14)])
+            file.write(data[: len(data) // 2])
+            time.sleep(SLOW_DISK)
+            file.write(data[len(data) // 2 :])
             os.fsync(file.fileno())
 
     store._blobs._write = write_in_place  # type: ignore[method-assign]

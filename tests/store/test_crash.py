@@ -60,7 +60,7 @@ def test_audit_catches_broken_twins(
     assert twin in TWINS
     found: list[str] = []
     for seed in range(60):
-        found = crash(processes, tmp_path / "store", seed, rows=100_000, twin=twin)
+        found = crash(processes, tmp_path / "store", seed, rows=4, twin=twin)
         if found:
             break
     assert found

@@ -160,7 +160,7 @@ def _draw_edge(ax: Axes, layout: _Layout, parent: _Node, child: _Node, role: str
     far = parent.y == child.y and child.x - parent.x > 1.5 * layout.column
     arrow = FancyArrowPatch(
         (parent.x + half, parent.y),
-        (child.x + half, child.y),
+        (child.x + (half if beside else -half), child.y),
         connectionstyle=f"arc3,rad={-0.6 if beside else 0.22 if far else 0.0}",
         arrowstyle="-|>",
         mutation_scale=8,

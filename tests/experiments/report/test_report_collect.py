@@ -112,6 +112,15 @@ def test_lineage_has_each_version_once_with_its_parents(result: RunResult) -> No
     assert rows["newsgroups-s0.statistics@1"].kind == "statistics"
 
 
+def test_a_version_two_steps_name_belongs_to_the_first(empty: AdapterStore) -> None:
+    state = AdapterState("lora", {}, {"w": torch.ones(2, 2)})
+    ref = empty.register("a", state, base=BaseModel("tiny", "ab" * 32, 4), run="r").ref
+    for way in ("first", "second"):
+        finished = {"answers": {"main": Single(ref)}, "versions": [ref], "scores": [], "seconds": 1.0}
+        empty.finish_step("r", way, 0, task="mail", **finished)
+    assert [(row.ref, row.way) for row in collect(empty, "r").lineage] == [("a@1", "first")]
+
+
 def test_a_run_that_has_only_begun(empty: AdapterStore) -> None:
     got = collect(empty, "r")
     assert (got.ways, got.lineage, got.protocols, got.base_model) == ((), (), (), None)

@@ -1,0 +1,60 @@
+"""A small real sequence for tests: two layers of MiniLM on three pairs of newsgroups."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from contpeft.store import AdapterStore
+
+EXPERIMENT = """\
+name: mini
+stream:
+  source:
+    class_path: Newsgroups
+    init_args: {classes: [sci.space, sci.med, rec.autos, rec.sport.hockey, talk.politics.guns, comp.graphics]}
+  classes_per_task: 2
+  train_per_class: 8
+  test_per_class: 8
+module: {init_args: {max_length: 16, num_layers: 2}}
+strategies: [frozen, sequential, isolated, joint]
+trainer: {max_epochs: 2}
+batch_size: 8
+threads: 1
+"""
+
+
+def write_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
+    """Returns the path of the experiment's file in ``folder``."""
+    path = folder / "mini.yaml"
+    path.write_text(text)
+    return path
+
+
+def run_command(experiment: Path, *options: str) -> list[str]:
+    """Returns the command that runs it, with store and reports beside the file."""
+    folders = ["--store", str(experiment.parent / "adapters"), "--report", str(experiment.parent / "reports")]
+    return [sys.executable, "-m", "contpeft", "run", str(experiment), *folders, *options]
+
+
+def run_to_end(experiment: Path, *options: str) -> str:
+    """Runs it in a process of its own and returns what it printed."""
+    done = subprocess.run(run_command(experiment, *options), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def outcome(store_path: Path, run: str) -> tuple[object, object]:
+    """Returns what must be equal in two runs: every score, and every version with its digests."""
+    store = AdapterStore(store_path, create=False)
+    scores = {
+        (s.way, s.answer, s.kind, s.step, s.task, s.protocol): (s.value, s.n, s.composition, s.data, s.copied)
+        for s in store.scores(run=run)
+    }
+    versions = {
+        v.ref: (v.fingerprint, v.sha256, v.base.fingerprint, v.task, tuple(p.ref for p in v.parents))
+        for v in store.versions(run=run)
+    }
+    store.close()
+    return scores, versions

@@ -1,0 +1,60 @@
+"""A sequence that is killed goes on and ends as one that was not."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from sequence_files import outcome, run_command, run_to_end, write_experiment
+
+from contpeft.store import AdapterStore
+
+# Each kill comes a little after the run has said this, and the next run gets further.
+MOMENTS = (
+    "frozen: task-2 (2 of 3), getting ready",
+    "sequential: task-2 (2 of 3), training, epoch 1",
+    "sequential: task-2 (2 of 3), measuring",
+    "isolated: task-3 (3 of 3), training, epoch 2",
+    "joint: joint (1 of 1), training, epoch 1",
+)
+
+
+def kill_after(experiment: Path, moment: str, delay: float) -> None:
+    """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
+    process = subprocess.Popen(
+        run_command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        said = any(line.startswith(moment) for line in process.stderr)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert said, f"the run ended without saying {moment!r}"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    experiment = write_experiment(tmp_path_factory.mktemp("straight"))
+    run_to_end(experiment)
+    return experiment
+
+
+def test_a_run_killed_again_and_again_ends_like_a_straight_one(straight: Path, tmp_path: Path) -> None:
+    experiment, rng = write_experiment(tmp_path), random.Random(0)
+    for moment in MOMENTS:
+        kill_after(experiment, moment, rng.uniform(0, 0.3))
+    run_to_end(experiment)
+    assert outcome(tmp_path / "adapters", "mini") == outcome(straight.parent / "adapters", "mini")
+    assert AdapterStore(tmp_path / "adapters").run("mini").status == "finished"
+
+
+def test_a_second_call_trains_nothing_and_reports_the_same(straight: Path) -> None:
+    store, summary = straight.parent / "adapters", straight.parent / "reports" / "mini" / "summary.json"
+    before, told = outcome(store, "mini"), summary.read_bytes()
+    run_to_end(straight)
+    assert outcome(store, "mini") == before
+    assert summary.read_bytes() == told

@@ -8,8 +8,8 @@ and the cost depends on the number of places only, never on how many adapters we
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,18 +21,18 @@ from contpeft.adapters.methods import config_from_json, config_to_json
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "refuse_adapted"]
 
 _SLOT = "current"
-_CONFIG_ATTRIBUTE = "peft_config"  # PEFT leaves it on the model; it must go when the layers go
+_REFUSALS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-class _Site(NamedTuple):
-    """A place in the model: its dotted name, the adapter's layer, and the base's own module."""
+class _Place(NamedTuple):
+    """A place in the model: the module that holds it, its name there, and what sits in it."""
 
+    parent: nn.Module
     name: str
-    layer: nn.Module
-    base: nn.Module
+    module: nn.Module
 
 
 class Attachment:
@@ -44,31 +44,39 @@ class Attachment:
     Args:
         model: the transformers model, with no other adapter installed.
         config: PEFT's configuration.
+
+    Raises:
+        SpecError: if the method refuses the model; the model is as it was then.
     """
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
-        flags = {id(p): p.requires_grad for p in model.parameters()}
+        places = [_Place(parent, *child) for parent in model.modules() for child in parent.named_children()]
+        with ExitStack() as undo:
+            undo.callback(_fill, places)
+            self._peft = _build(model, config)
+            undo.pop_all()
         self._model = model
+        self._base = [place for place in places if _now(place).module is not place.module]
+        self._layers = [_now(place) for place in self._base]
         self.config = config
-        self._peft = _build(model, config)
-        self._sites = [
-            _Site(name, cast(nn.Module, layer), layer.get_base_layer())
-            for name, layer in model.named_modules()
-            if isinstance(layer, BaseTunerLayer)
-        ]
-        self._marker = getattr(model, _CONFIG_ATTRIBUTE, None)
         self.installed = True
-        for parameter in self._base_parameters():
-            parameter.requires_grad_(flags[id(parameter)])
+        self._trainable = [p for p in self.parameters() if p.requires_grad]
+        for layer, base in zip(self._layers, self._base, strict=True):
+            self._set_mode([layer], base.module.training)
 
     @classmethod
     def from_state(cls, model: nn.Module, state: AdapterState) -> Attachment:
         """Returns the stored adapter, installed in ``model``, with its weights.
 
+        The random generators are left as they were.
+
         Raises:
-            SpecError: if a stored tensor does not fit the model.
+            SpecError: if there is none, or it does not fit the model, which is as it was then.
         """
-        attachment = cls(model, config_from_json(state.config))
+        if not state.adapter_tensors():
+            raise SpecError(f"a version of kind {state.kind!r} holds no adapter to attach")
+        with torch.random.fork_rng(devices=[]):
+            attachment = cls(model, config_from_json(state.config))
         try:
             attachment.load(state.adapter_tensors())
         except SpecError:
@@ -78,25 +86,23 @@ class Attachment:
 
     def parameters(self) -> list[nn.Parameter]:
         """Returns the adapter's own parameters, the base's left out."""
-        base = {id(p) for p in self._base_parameters()}
-        found = {id(p): p for site in self._sites for p in site.layer.parameters() if id(p) not in base}
-        return list(found.values())
+        base = {id(p) for place in self._base for p in place.module.parameters()}
+        own = {id(p): p for place in self._layers for p in place.module.parameters() if id(p) not in base}
+        return list(own.values())
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Returns those of the adapter's parameters that its method trains."""
+        return list(self._trainable)
 
     def train(self) -> None:
         """Puts the adapter's own modules in train mode, the base's left as they are."""
-        for site in self._sites:
-            base = {id(module) for module in site.base.modules()}
-            for module in site.layer.modules():
-                if id(module) not in base:
-                    module.training = True
+        self._set_mode(self._layers, True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the adapter's tensors on the CPU, under PEFT's names on disk."""
-        with self._inside():
-            state = get_peft_model_state_dict(self._peft, adapter_name=_SLOT, save_embedding_layers=False)
         return {
-            name.replace("._orig_mod", ""): value.detach().to("cpu", copy=True).contiguous()
-            for name, value in state.items()
+            _portable(name): value.detach().to("cpu", copy=True).contiguous()
+            for name, value in self._live().items()
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -105,21 +111,22 @@ class Attachment:
         Raises:
             SpecError: if a tensor is missing, foreign or of another shape; nothing is loaded then.
         """
-        own = self.tensors()
+        own = {_portable(name): (name, value) for name, value in self._live().items()}
         missing, foreign = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
         if missing or foreign:
             raise SpecError(
                 f"stored adapter does not fit {type(self._model).__name__}: {len(missing)} tensors missing"
                 f"{_first(missing)}, {len(foreign)} foreign{_first(foreign)}"
             )
-        for name, tensor in own.items():
-            if tensor.shape != tensors[name].shape:
+        for name, (_, value) in own.items():
+            if value.shape != tensors[name].shape:
                 raise SpecError(
                     f"stored tensor {name} has shape {tuple(tensors[name].shape)}, "
-                    f"the model's place for it {tuple(tensor.shape)}"
+                    f"the model's place for it {tuple(value.shape)}"
                 )
+        here = {name: tensors[portable] for portable, (name, _) in own.items()}
         with self._inside(), torch.inference_mode(False), torch.no_grad():
-            set_peft_model_state_dict(self._peft, dict(tensors), adapter_name=_SLOT)
+            set_peft_model_state_dict(self._peft, here, adapter_name=_SLOT)
 
     def config_json(self) -> dict[str, Any]:
         """Returns the method's full configuration as plain JSON."""
@@ -128,18 +135,13 @@ class Attachment:
     def install(self) -> None:
         """Puts the adapter's layers into the model; nothing happens if they are there."""
         if not self.installed:
-            for site in self._sites:
-                self._model.set_submodule(site.name, site.layer)
-            setattr(self._model, _CONFIG_ATTRIBUTE, self._marker)
+            _fill(self._layers)
             self.installed = True
 
     def remove(self) -> None:
         """Puts the base's own modules back; nothing happens if they are there."""
         if self.installed:
-            for site in self._sites:
-                self._model.set_submodule(site.name, site.base)
-            if hasattr(self._model, _CONFIG_ATTRIBUTE):
-                delattr(self._model, _CONFIG_ATTRIBUTE)
+            _fill(self._base)
             self.installed = False
 
     @contextmanager
@@ -163,18 +165,67 @@ class Attachment:
             if not was:
                 self.remove()
 
-    def _base_parameters(self) -> list[nn.Parameter]:
-        inside = [p for site in self._sites for p in site.base.parameters()]
-        wrapped = {id(p) for site in self._sites for p in site.layer.parameters()}
-        return inside + [p for p in self._model.parameters() if id(p) not in wrapped]
+    def _live(self) -> dict[str, Tensor]:
+        """Returns the adapter's tensors in place, under PEFT's names on disk."""
+        with self._inside():
+            found: dict[str, Tensor] = get_peft_model_state_dict(
+                self._peft, self._peft.state_dict(), adapter_name=_SLOT, save_embedding_layers=False
+            )
+        return found
+
+    def _set_mode(self, layers: Iterable[_Place], training: bool) -> None:
+        base = {id(module) for place in self._base for module in place.module.modules()}
+        for layer in layers:
+            for module in layer.module.modules():
+                if id(module) not in base:
+                    module.training = training
+
+
+def refuse_adapted(model: nn.Module) -> None:
+    """Refuses a model that something else has put adapters into.
+
+    Raises:
+        SpecError: naming the first place of one.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            raise SpecError(
+                f"{type(model).__name__} holds an adapter that was not attached here, at {name}; "
+                "give the plain model (PEFT's unload() returns it)"
+            )
 
 
 def _build(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """Returns PEFT's model around ``model``; the flags of the base's parameters stay as they are."""
+    flags = {p: p.requires_grad for p in model.parameters()}
     # Parameters made under inference mode could never be trained or written in place later.
     with torch.inference_mode(False), warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers has deprecated; nothing a user can mend.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=_SLOT))
+        # It does not know how wide a normalisation layer is, nor need it.
+        warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+        try:
+            return cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=_SLOT))
+        except _REFUSALS as error:
+            method = config_to_json(config)["peft_type"].lower()
+            raise SpecError(f"method {method!r} refuses {type(model).__name__}: {error}") from error
+        finally:
+            vars(model).pop("peft_config", None)  # PEFT's own note on the model; nothing reads it
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+
+
+def _now(place: _Place) -> _Place:
+    return place._replace(module=getattr(place.parent, place.name))
+
+
+def _fill(places: Iterable[_Place]) -> None:
+    for parent, name, module in places:
+        setattr(parent, name, module)
+
+
+def _portable(name: str) -> str:
+    return name.replace("._orig_mod", "")  # a compiled part answers to the names of what it compiled
 
 
 def _first(names: list[str]) -> str:

@@ -23,14 +23,20 @@ def find_model(module: nn.Module, path: str | None = None) -> tuple[str, nn.Modu
 
     Raises:
         NotFoundError: if nothing is at ``path``, or there is no transformers model at all.
-        SpecError: if there are several and ``path`` does not say which.
+        SpecError: if there are several and ``path`` does not say which, or says what is none.
     """
     found = _outermost_models(module)
     if path is not None:
         model = get_path(module, path)
         if model is None:
             raise NotFoundError(f"{type(module).__name__} has no module {path!r}{suggest(path, found)}")
-        return path, getattr(model, "_orig_mod", model)
+        model = getattr(model, "_orig_mod", model)
+        if not isinstance(model, PreTrainedModel):
+            raise SpecError(
+                f"{type(module).__name__}.{path} is a {type(model).__name__}, not a transformers model"
+                f"{suggest(path, found)}"
+            )
+        return path, model
     if not found:
         raise NotFoundError(
             f"no transformers model inside {type(module).__name__}; build it before the fit starts, "

@@ -44,6 +44,12 @@ _DTYPES = {
 }
 
 
+def base_tensors(model: nn.Module, head: nn.Module | None) -> dict[str, Tensor]:
+    """Returns the persistent tensors of ``model`` themselves, those of ``head`` left out."""
+    skip = {id(t) for t in (*head.parameters(), *head.buffers())} if head is not None else set()
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in skip}
+
+
 def base_model(model: nn.Module, head: nn.Module | None) -> BaseModel:
     """Returns the identity of ``model``: its label, fingerprint and number of parameters.
 
@@ -54,15 +60,16 @@ def base_model(model: nn.Module, head: nn.Module | None) -> BaseModel:
         head: the head inside ``model``, left out; None when there is none.
     """
     config = cast(Any, model).config
-    told = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
-    skip = {id(t) for t in (*head.parameters(), *head.buffers())} if head is not None else set()
-    state = model.state_dict(keep_vars=True)
+    tensors = base_tensors(model, head)
     content = {
         "type": type(config).__name__,
-        "config": canonical_json(_plain(told)),
-        "tensors": tensors_digest(tensor_items({k: t for k, t in state.items() if id(t) not in skip})),
+        "config": canonical_json(_plain(_told(config.to_dict(), _defaults(config)))),
+        "tensors": tensors_digest(tensor_items(tensors)),
     }
-    count = sum(p.numel() for p in model.parameters() if id(p) not in skip)
+    # Tied parameters have several names and count once.
+    count = sum(
+        t.numel() for t in {id(t): t for t in tensors.values()}.values() if isinstance(t, nn.Parameter)
+    )
     label = str(getattr(config, "_name_or_path", "") or type(model).__name__).rstrip("/")
     return BaseModel(label.rpartition("/")[2] or label, json_digest(content), count)
 
@@ -72,6 +79,25 @@ def tensor_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str, tuple[i
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         yield name, _DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), flat.numpy().data
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    try:
+        defaults: dict[str, Any] = type(config)().to_dict()
+    except (TypeError, ValueError):
+        return {}  # a configuration made of others has none
+    return defaults
+
+
+def _told(value: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """Returns what ``value`` says otherwise than ``default``, so that a new key changes no fingerprint."""
+    told = {}
+    for key, item in value.items():
+        usual = default.get(key)
+        if key in _VOLATILE or (key in default and item == usual):
+            continue
+        told[key] = _told(item, usual) if isinstance(item, dict) and isinstance(usual, dict) else item
+    return told
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,7 +78,7 @@ class LinearHead(nn.Module):
         _check_rows(classes, weight)
         self.classes = tuple(classes)
         self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = nn.Parameter(torch.zeros(len(classes)) if bias is None else bias.detach().clone())
+        self.bias = nn.Parameter(weight.new_zeros(len(classes)) if bias is None else bias.detach().clone())
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns scores ``(B, C)`` of features ``(B, d)``."""
@@ -102,7 +101,9 @@ def build_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
         return LinearHead(spec.classes, tensors["weight"], tensors["bias"])
     if spec.kind == "statistics":
         return StatisticsHead(spec, tensors)
-    raise SpecError(f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, _KINDS)}")
+    raise SpecError(
+        f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, ('cosine', 'linear', 'statistics'))}"
+    )
 
 
 def head_spec(head: nn.Module, classes: Sequence[str] = ()) -> HeadSpec:
@@ -110,9 +111,6 @@ def head_spec(head: nn.Module, classes: Sequence[str] = ()) -> HeadSpec:
     if isinstance(head, ClassHead):
         return head.spec()
     return HeadSpec("own", tuple(classes), {"module": type(head).__name__})
-
-
-_KINDS = ("cosine", "linear", "statistics")
 
 
 def _check_rows(classes: Sequence[str], weight: Tensor) -> None:

@@ -6,16 +6,18 @@ option names (``alpha``, ``dropout``, ``targets``) stand for what a method calls
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
 from contpeft.errors import SpecError, UnsupportedError, suggest
 from contpeft.spec import AdapterSpec
 
@@ -27,62 +29,65 @@ _SHORT_NAMES = {
     "targets": ("target_modules",),
 }
 
-# The query and value projections as the transformers families spell them; the first group that is
-# wholly present in the model is taken (Hu et al. 2021, section 7.1: query and value are enough).
-_QUERY_VALUE = (
-    ("query", "value"),
-    ("q_proj", "v_proj"),
-    ("q_lin", "v_lin"),
-    ("query_proj", "value_proj"),
-    ("q", "v"),
-    ("query_key_value",),
-    ("c_attn",),
-    ("qkv",),
-)
+# Options that would change the model outside the adapter's own layers: the values that do not, and
+# what all others do.
+_OUTSIDE: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "alora_invocation_tokens": ((None,), "acts inside PEFT's own forward only"),
+    "bias": (("none",), "trains the base's own biases"),
+    "init_lora_weights": (
+        (True, False, "gaussian", "orthogonal"),
+        "rewrites the base's weights or reads data",
+    ),
+    "layer_replication": ((None,), "makes the base deeper"),
+    "modules_to_save": ((None, []), "trains other modules; the head is stored with every version anyway"),
+}
+_OWN_FORWARD = frozenset({"poly", "shadow", "xlora"})
 
 _VOLATILE = ("base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config")
 
 
 def method_names() -> list[str]:
     """Returns the names of the methods that can be attached to a module tree, sorted."""
-    return sorted(str(kind.value).lower() for kind in PEFT_TYPE_TO_TUNER_MAPPING)
+    return sorted(name for name, kind in _registry().items() if _attachable(name, kind))
 
 
 def check_spec(spec: AdapterSpec) -> None:
-    """Checks the method's name and the names of its options; no model is needed.
+    """Checks the method's name and its options; no model is needed.
 
     Raises:
         SpecError: if the method or an option is unknown, naming the nearest known one.
-        UnsupportedError: if the method does not replace modules (prompt methods).
+        UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
-    _option_names(spec)
+    _full_options(spec)
 
 
-def make_config(spec: AdapterSpec, model: nn.Module, head: nn.Module | None = None) -> PeftConfig:
+def make_config(
+    spec: AdapterSpec | PeftConfig, model: nn.Module, head: nn.Module | None = None
+) -> PeftConfig:
     """Returns PEFT's configuration for ``spec`` on ``model``, its target modules found in the model.
 
     Args:
-        spec: the method and its options. ``targets`` may be a list of module name endings,
+        spec: the method and its options, or PEFT's own configuration, which is left as it is.
+            ``targets`` may be a list of module name endings, a regular expression over whole names,
             ``"all-linear"``, or absent: then the attention's query and value projections.
         model: the transformers model the adapter will be attached to.
         head: the classifier head inside the model, which is never a target.
 
     Raises:
         SpecError: if the method, an option or a target is unknown, or an option's value is refused.
+        UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
-    options = {full: spec.options[short] for short, full in _option_names(spec).items()}
-    config_type = _config_type(spec.method)
-    known = {f.name for f in dataclasses.fields(config_type)}
-    if "target_modules" in known:
-        options["target_modules"] = _targets(model, options.get("target_modules"), head)
-    if spec.method == "lora":
-        options.setdefault("lora_alpha", 2 * options.get("r", 8))
-        if any(isinstance(module, Conv1D) for module in model.modules()):
-            options.setdefault("fan_in_fan_out", True)
-    try:
-        return config_type(**options)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"{spec} is refused by the method: {error}") from error
+    config: Any = _from_spec(spec, model, head) if isinstance(spec, AdapterSpec) else copy.deepcopy(spec)
+    _config_type(_name(config.peft_type))
+    _check_options(vars(config))
+    config.task_type = None  # for some tasks PEFT would wrap the head
+    config.inference_mode = False
+    if getattr(config, "target_modules", None) is not None:
+        resolved = resolve_targets(model, config.target_modules, head)
+        config.target_modules = resolved if isinstance(resolved, str) else set(resolved)
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = has_conv1d(model)
+    return cast(PeftConfig, config)
 
 
 def config_to_json(config: PeftConfig) -> dict[str, Any]:
@@ -108,63 +113,67 @@ def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
     return config_type(**options)
 
 
+def _registry() -> dict[str, Any]:
+    return {_name(kind): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+
+
+def _name(kind: Any) -> str:
+    return str(kind.value if isinstance(kind, Enum) else kind).lower()
+
+
+def _attachable(name: str, kind: Any) -> bool:
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    return tuner is not None and issubclass(tuner, BaseTuner) and name not in _OWN_FORWARD
+
+
 def _config_type(method: str) -> type[PeftConfig]:
-    for kind, config_type in PEFT_TYPE_TO_CONFIG_MAPPING.items():
-        if str(kind.value if isinstance(kind, Enum) else kind).lower() == method:
-            if kind not in PEFT_TYPE_TO_TUNER_MAPPING:
-                raise UnsupportedError(
-                    f"method {method!r} changes the model's inputs instead of its modules, which contpeft "
-                    f"does not attach; use one of: {', '.join(method_names())}"
-                )
-            return config_type
-    raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
-
-
-def _option_names(spec: AdapterSpec) -> dict[str, str]:
-    """Maps each option of ``spec`` to the name the method gives it."""
-    known = [f.name for f in dataclasses.fields(_config_type(spec.method)) if f.name != "peft_type"]
-    names = {}
-    for option in spec.options:
-        candidates = (option, *_SHORT_NAMES.get(option, ()))
-        full = next((name for name in candidates if name in known), None)
-        if full is None:
-            raise SpecError(
-                f"method {spec.method!r} has no option {option!r}{suggest(option, [*known, *_SHORT_NAMES])}"
-            )
-        names[option] = full
-    return names
-
-
-def _targets(model: nn.Module, asked: Any, head: nn.Module | None) -> list[str] | str:
-    in_head = {id(module) for module in head.modules()} if head is not None else set()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) not in in_head
-    ]
-    if asked == "all-linear":
-        return linear
-    if isinstance(asked, str):
-        return asked  # a regular expression, matched by PEFT
-    endings = {name.rpartition(".")[2] for name in linear}
-    if asked is not None:
-        _check_targets(model, list(asked))
-        return list(asked)
-    found = next((group for group in _QUERY_VALUE if endings.issuperset(group)), None)
-    if found is None:
-        raise SpecError(
-            f"no query and value projections found in {type(model).__name__}; name them with targets=[...] "
-            f"or targets='all-linear'; its linear layers end in: {', '.join(sorted(endings))}"
+    kind = _registry().get(method)
+    if kind is None:
+        raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
+    if not _attachable(method, kind):
+        raise UnsupportedError(
+            f"method {method!r} changes a model's inputs or needs PEFT's own forward, which contpeft does "
+            f"not attach; use one of: {', '.join(method_names())}"
         )
-    return list(found)
+    return PEFT_TYPE_TO_CONFIG_MAPPING[kind]
 
 
-def _check_targets(model: nn.Module, asked: list[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    for target in asked:
-        if not any(name == target or name.endswith("." + target) for name in names):
-            endings = {name.rpartition(".")[2] for name in names}
-            raise SpecError(f"no module {target!r} in {type(model).__name__}{suggest(target, endings)}")
+def _full_options(spec: AdapterSpec) -> dict[str, Any]:
+    """Returns the options of ``spec``, checked, under the names the method gives them."""
+    known = {f.name: f.name for f in dataclasses.fields(_config_type(spec.method)) if f.name != "peft_type"}
+    short = {name: full for name, fulls in _SHORT_NAMES.items() for full in reversed(fulls) if full in known}
+    names = short | known
+    options = {}
+    for option, value in spec.options.items():
+        if option not in names:
+            raise SpecError(f"method {spec.method!r} has no option {option!r}{suggest(option, names)}")
+        options[names[option]] = value
+    _check_options(options)
+    return options
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for option, (allowed, effect) in _OUTSIDE.items():
+        if option in options and options[option] not in allowed:
+            raise UnsupportedError(
+                f"option {option}={options[option]!r} is not supported: it {effect}; "
+                f"leave it at {allowed[0]!r}"
+            )
+
+
+def _from_spec(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> PeftConfig:
+    config_type, options = _config_type(spec.method), _full_options(spec)
+    known = {f.name for f in dataclasses.fields(config_type)}
+    if options.get("target_modules") is None and "target_modules" in known:
+        options["target_modules"] = default_targets(spec.method, model, head)
+    if spec.method == "lora":
+        options.setdefault("lora_alpha", 2 * options.get("r", 8))
+    if spec.method == "ia3":
+        options.setdefault("feedforward_modules", [])  # PEFT's own would not be among the targets
+    try:
+        return config_type(**options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{spec} is refused by the method: {error}") from error
 
 
 def _jsonable(value: Any) -> Any:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import ClassVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.attachment import Attachment, refuse_adapted
 from contpeft.adapters.find import find_head, find_model, get_path, set_path
-from contpeft.adapters.fingerprint import base_model
+from contpeft.adapters.fingerprint import base_model, base_tensors
 from contpeft.adapters.heads import build_head, head_spec
 from contpeft.adapters.methods import make_config
-from contpeft.errors import BaseMismatchError, IntegrityError, SpecError, TrainingError
+from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Version
 
 __all__ = ["AdaptedModel", "AnySpec", "Load"]
@@ -26,7 +24,9 @@ AnySpec = AdapterSpec | PeftConfig
 """How a fresh adapter is made: a spec, or PEFT's own configuration."""
 
 Load = Callable[[str], tuple[Version, AdapterState]]
-"""Maps a reference to the version's entry and its weights; ``AdapterStore`` gives one."""
+"""Maps a reference to the version's entry and its weights."""
+
+_ATTRIBUTE = "_contpeft"
 
 
 class AdaptedModel:
@@ -37,24 +37,26 @@ class AdaptedModel:
     by the context managers. There is one of these per module: :meth:`of` returns it.
 
     Attributes:
+        module: the user's module.
+        model: the transformers model in it.
         model_path: the dotted path of ``model`` in ``module``.
         head_path: the dotted path of the head in ``module``; None when there is none.
         attachment: the adapter that is attached, or None.
     """
 
-    _known: ClassVar[weakref.WeakKeyDictionary[nn.Module, AdaptedModel]] = weakref.WeakKeyDictionary()
-
     def __init__(self, module: nn.Module, model: str | None = None, head: str | None = None) -> None:
-        # Weak references: the registry's value must not keep its own key alive.
-        self._module = weakref.ref(module)
-        self.model_path, found = find_model(module, model)
-        self._model = weakref.ref(found)
-        self.head_path = find_head(module, found, self.model_path, head)
+        self.module = module
+        self.model_path, self.model = find_model(module, model)
+        refuse_adapted(self.model)
         self.attachment: Attachment | None = None
-        self._first_head = copy.deepcopy(self.head)
         self._base: BaseModel | None = None
-        self._seal: int = -1
+        self._seal: list[tuple[int, int, torch.dtype]] = []
+        self._intact: BaseModel | None = None
         self._flags: dict[nn.Parameter, bool] | None = None
+        self.head_path: str | None = None
+        self._placed: nn.Module | None = None
+        self._own_head: nn.Module | None = None
+        self._place_head(head)
 
     @classmethod
     def of(cls, module: nn.Module, *, model: str | None = None, head: str | None = None) -> AdaptedModel:
@@ -62,29 +64,25 @@ class AdaptedModel:
 
         Args:
             module: the user's module.
-            model: dotted path of the transformers model; found when None.
-            head: dotted path of the classifier head; found when None.
+            model: dotted path of the transformers model; found, or as it was named before, when None.
+            head: dotted path of the classifier head; found, or as it was named before, when None.
 
         Raises:
             NotFoundError: if there is no transformers model, or nothing at a named path.
-            SpecError: if there are several models and ``model`` does not say which.
+            SpecError: if there are several models and ``model`` does not say which, or the model
+                holds adapters already.
         """
-        known = cls._known.get(module)
-        if known is None or known.model is not find_model(module, model)[1]:
-            known = cls._known[module] = cls(module, model, head)
+        known: AdaptedModel | None = vars(module).get(_ATTRIBUTE)
+        path = known.model_path if known is not None and model is None else model
+        if known is None or known.model is not find_model(module, path)[1]:
+            known = vars(module)[_ATTRIBUTE] = cls(module, path, head)
         elif head is not None and head != known.head_path:
-            known.head_path = find_head(module, known.model, known.model_path, head)
+            known._place_head(head)
         return known
 
-    @property
-    def module(self) -> nn.Module:
-        """The user's module."""
-        return _alive(self._module)
-
-    @property
-    def model(self) -> nn.Module:
-        """The transformers model in it."""
-        return _alive(self._model)
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # A copy of the module, here or in another process, is a module not yet known.
+        return type(None), ()
 
     @property
     def head(self) -> nn.Module | None:
@@ -94,7 +92,7 @@ class AdaptedModel:
     @property
     def active(self) -> bool:
         """Whether an adapter computes now."""
-        return self.attachment is not None and self.attachment.installed
+        return self.attachment is not None
 
     def set_head(self, head: nn.Module) -> None:
         """Puts ``head`` in the head's place, on the model's device.
@@ -106,12 +104,15 @@ class AdaptedModel:
             raise SpecError(
                 f"{type(self.module).__name__} has no head to replace; name its place with head='...'"
             )
-        set_path(self.module, self.head_path, head.to(self.device))
+        self._remember_own_head()
+        self._placed = head.to(self.device)
+        set_path(self.module, self.head_path, self._placed)
 
     def reset_head(self) -> None:
-        """Puts back the head the module was first seen with, for a task that starts afresh."""
-        if self._first_head is not None:
-            self.set_head(copy.deepcopy(self._first_head))
+        """Puts back the user's own head as it was first seen, for a task that starts afresh."""
+        self._remember_own_head()
+        if self._own_head is not None:
+            self.set_head(_copied(self._own_head))
 
     @property
     def device(self) -> torch.device:
@@ -120,20 +121,21 @@ class AdaptedModel:
 
     @property
     def base(self) -> BaseModel:
-        """The base model's identity; computed once, again after a tensor was written in place."""
-        with self._bare():
-            seal = sum(p._version for p in self._base_parameters())
+        """The base model's identity; computed once, again after a tensor was written or replaced."""
+        with self._set_aside():
+            head = self._inner_head()
+            seal = [(id(t), t._version, t.dtype) for t in base_tensors(self.model, head).values()]
             if self._base is None or seal != self._seal:
-                self._base, self._seal = base_model(self.model, self._inner_head()), seal
+                self._base, self._seal = base_model(self.model, head), seal
         return self._base
 
     def verify_base(self) -> BaseModel:
         """Returns the base's identity, computed anew.
 
         Raises:
-            IntegrityError: if the base is no longer what it was.
+            IntegrityError: if the base is no longer what it was when the adapter was attached.
         """
-        before, self._base = self.base, None
+        before, self._base = self._intact or self.base, None
         if self.base != before:
             raise IntegrityError(
                 f"base model {before.name!r} has changed while adapters were trained: "
@@ -146,12 +148,12 @@ class AdaptedModel:
 
         Raises:
             SpecError: if the spec does not fit the model, or an adapter is attached already.
+            UnsupportedError: if it would change more than the modules it is applied to.
         """
         self._refuse_second()
-        self.base  # noqa: B018 - the identity is taken before anything is changed
-        config = make_config(spec, self.model, self._inner_head()) if isinstance(spec, AdapterSpec) else spec
-        self.attachment = Attachment(self.model, config)
-        self.attachment_to_device()
+        intact = self.base
+        self.attachment = Attachment(self.model, make_config(spec, self.model, self._inner_head()))
+        self._intact = intact
         return self.attachment
 
     def attach_state(self, state: AdapterState) -> Attachment:
@@ -161,16 +163,15 @@ class AdaptedModel:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
         self._refuse_second()
-        self.base  # noqa: B018 - as in attach
+        intact = self.base
         self.attachment = Attachment.from_state(self.model, state)
-        self.attachment_to_device()
+        self._intact = intact
         return self.attachment
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
-        if self.attachment is not None:
-            self.attachment.remove()
-            self.attachment = None
+        self._take_out()
+        self._intact = None
         if self._flags is not None:
             for parameter, flag in self._flags.items():
                 parameter.requires_grad_(flag)
@@ -184,7 +185,7 @@ class AdaptedModel:
         """
         if self._flags is None:
             self._flags = {p: p.requires_grad for p in self.module.parameters()}
-        trainable = [*(self.attachment.parameters() if self.attachment else ()), *self._head_parameters()]
+        trainable = [*(self.attachment.trainable() if self.attachment else ()), *self._head_parameters()]
         chosen = {id(p) for p in trainable}
         for parameter in self.module.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
@@ -229,19 +230,16 @@ class AdaptedModel:
             SpecError: if the version does not fit the model.
         """
         head = self.head
-        with self._bare():
-            guest = None
+        with self._set_aside():
             try:
                 if isinstance(composition, Single):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    guest = self._install_guest(*load(composition.ref))
+                    self._install_guest(*load(composition.ref))
                 yield
             finally:
-                if guest is not None:
-                    guest.remove()
                 if head is not None and self.head is not head:
-                    set_path(self.module, cast(str, self.head_path), head)
+                    self.set_head(head)
 
     def check_base(self, version: Version) -> None:
         """Checks that ``version`` was trained on this very base.
@@ -268,51 +266,52 @@ class AdaptedModel:
             with torch.inference_mode(False):
                 self.set_head(build_head(state.head, state.head_tensors()))
             return
-        own, stored = self.head, state.head_tensors()
-        if own is None or {k: v.shape for k, v in own.state_dict().items()} != {
-            k: v.shape for k, v in stored.items()
-        }:
+        self._remember_own_head()
+        stored = state.head_tensors()
+        if self._own_head is None or _shapes(self._own_head.state_dict()) != _shapes(stored):
             raise SpecError(
                 f"the stored head ({state.head.options.get('module')}) does not fit "
                 f"{type(self.module).__name__}.{self.head_path}; "
                 "build the module with the head it was trained with"
             )
-        self._load_own_head(own, stored)
+        head = _copied(self._own_head)
+        with torch.inference_mode(False):
+            head.load_state_dict(stored)
+        self.set_head(head)
 
-    def attachment_to_device(self) -> None:
-        """Moves a new adapter to where the model is."""
-        if self.attachment is not None:
-            for parameter in self.attachment.parameters():
-                parameter.data = parameter.data.to(self.device)
+    def _place_head(self, path: str | None) -> None:
+        self.head_path = find_head(self.module, self.model, self.model_path, path)
+        self._remember_own_head()
 
-    def _load_own_head(self, own: nn.Module, stored: dict[str, Tensor]) -> None:
-        with torch.inference_mode(False), torch.no_grad():
-            replica = copy.deepcopy(own)
-            replica.load_state_dict(stored)
-            set_path(self.module, cast(str, self.head_path), replica)
+    def _remember_own_head(self) -> None:
+        """Keeps the user's head as it is when first seen, whenever the user has put another in place."""
+        if self.head is not self._placed:
+            self._placed = self.head
+            self._own_head = None if self.head is None else _copied(self.head)
 
-    def _install_guest(self, version: Version, state: AdapterState) -> Attachment | None:
+    def _install_guest(self, version: Version, state: AdapterState) -> None:
         self.check_base(version)
-        guest = Attachment.from_state(self.model, state) if state.adapter_tensors() else None
-        try:
-            if guest is not None:
-                for parameter in guest.parameters():
-                    parameter.data = parameter.data.to(self.device)
-                    parameter.requires_grad_(False)
-            self.load_head(state)
-        except SpecError:
-            if guest is not None:
-                guest.remove()
-            raise
-        return guest
+        if state.adapter_tensors():
+            self.attachment = Attachment.from_state(self.model, state)
+            for parameter in self.attachment.parameters():
+                parameter.requires_grad_(False)
+        self.load_head(state)
 
     @contextmanager
-    def _bare(self) -> Iterator[None]:
-        if self.attachment is None:
-            yield
-        else:
-            with self.attachment.removed():
+    def _set_aside(self) -> Iterator[None]:
+        """Takes the attached adapter out inside the block; afterwards it is the one that is in."""
+        own, self.attachment = self.attachment, None
+        with own.removed() if own is not None else nullcontext():
+            try:
                 yield
+            finally:
+                self._take_out()
+                self.attachment = own
+
+    def _take_out(self) -> None:
+        if self.attachment is not None:
+            self.attachment.remove()
+            self.attachment = None
 
     def _refuse_second(self) -> None:
         if self.attachment is not None:
@@ -329,13 +328,11 @@ class AdaptedModel:
     def _head_parameters(self) -> list[nn.Parameter]:
         return [] if self.head is None else list(self.head.parameters())
 
-    def _base_parameters(self) -> list[nn.Parameter]:
-        skip = {id(p) for p in self._head_parameters()}
-        return [p for p in self.model.parameters() if id(p) not in skip]
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _alive(reference: weakref.ref[nn.Module]) -> nn.Module:
-    module = reference()
-    if module is None:
-        raise TrainingError("the module this adapter was attached to no longer exists")
-    return module
+def _copied(head: nn.Module) -> nn.Module:
+    with torch.inference_mode(False):  # so that the copy can be trained
+        return copy.deepcopy(head)

@@ -52,8 +52,18 @@ class ClassStatistics:
             features: any float type.
             labels: their label names.
             group: index of the task they belong to.
+
+        Raises:
+            SpecError: if there are not as many labels as features, or these are of another width
+                than the ones before.
         """
         unit = F.normalize(features.detach().to("cpu", torch.float64), dim=1)
+        if len(labels) != len(unit):
+            raise SpecError(f"class statistics need a label per feature, got {len(labels)} for {len(unit)}")
+        if self.labels and unit.shape[1] != self.means.shape[1]:
+            raise SpecError(
+                f"class statistics are of features of width {self.means.shape[1]}, got {unit.shape[1]}"
+            )
         if not self.labels:
             width = unit.shape[1]
             self.means, self.scatter = unit.new_zeros(0, width), unit.new_zeros(width, width)
@@ -81,8 +91,8 @@ class ClassStatistics:
         self.counts[entry] += new
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the statistics as named tensors."""
-        return {"means": self.means, "counts": self.counts, "scatter": self.scatter}
+        """Returns the statistics as named tensors; what is added later does not change them."""
+        return {"means": self.means.clone(), "counts": self.counts.clone(), "scatter": self.scatter.clone()}
 
     def spec(self, rule: Rule, shrinkage: float = 0.1) -> HeadSpec:
         """Returns the head these statistics make under ``rule``.
@@ -124,6 +134,9 @@ class StatisticsHead(nn.Module):
     Attributes:
         classes: label of each output.
         groups: task index of each output.
+
+    Raises:
+        SpecError: if the covariance cannot be inverted.
     """
 
     weight: Tensor
@@ -162,5 +175,11 @@ def _lda_rows(means: Tensor, counts: Tensor, scatter: Tensor, shrinkage: float) 
     width = means.shape[1]
     covariance = scatter / counts.sum()
     target = torch.trace(covariance) / width * torch.eye(width, dtype=means.dtype)
-    rows: Tensor = torch.linalg.solve((1 - shrinkage) * covariance + shrinkage * target, means.T).T
-    return rows
+    rows: Tensor
+    rows, failed = torch.linalg.solve_ex((1 - shrinkage) * covariance + shrinkage * target, means.T)
+    if failed:
+        raise SpecError(
+            f"LDA cannot answer: the covariance of {int(counts.sum())} features of width {width} is singular "
+            f"at shrinkage {shrinkage}; gather more examples, shrink more, or use the rule 'class-means'"
+        )
+    return rows.T

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
 
 from contpeft.adapters import AdaptedModel
 from contpeft.callbacks.continual import ContinualAdapter
+from contpeft.callbacks.shared import Patches, required
 from contpeft.digest import json_digest
-from contpeft.errors import IntegrityError, UnsupportedError
+from contpeft.errors import IntegrityError
 
 __all__ = ["AdapterCheckpoint"]
 
 MANIFEST = "contpeft"
 
+Check = Callable[[dict[str, Any]], None]
+
 
 class AdapterCheckpoint(L.Callback):
     """Leaves only what is trained in every checkpoint, with a manifest that is checked on resume.
 
-    Works with any ``ModelCheckpoint``; needs a :class:`ContinualAdapter` in the same trainer. A
-    checkpoint resumes the fit of one task (optimizer, loop and all); finished tasks come from the
-    store. ``load_from_checkpoint`` cannot rebuild a module from such a file: build the module and
-    load the version from the store.
+    Works with any ``ModelCheckpoint``; needs a :class:`ContinualAdapter` before it in the same
+    trainer. A checkpoint resumes the fit of one task (optimizer, loop and all); finished tasks come
+    from the store. ``load_from_checkpoint`` cannot rebuild a module from such a file: build the
+    module and load the version from the store.
 
     Example::
 
@@ -30,81 +34,103 @@ class AdapterCheckpoint(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._strict = True
+        self._patches = Patches()
+        self._strict: bool | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lets Lightning load a checkpoint without the base's tensors.
+        """Lets Lightning load a checkpoint without the base's tensors, once its manifest was checked.
+
+        The module's own hook is used, because it runs before weights are loaded and callbacks' after.
 
         Raises:
-            UnsupportedError: if no :class:`ContinualAdapter` is in the trainer.
+            UnsupportedError: if no :class:`ContinualAdapter` comes before this callback.
         """
-        if stage == "fit":
-            _continual(trainer)
-            self._strict = pl_module.strict_loading
-            pl_module.strict_loading = False
+        continual = required(ContinualAdapter, trainer, self)
+        self._strict, pl_module.strict_loading = pl_module.strict_loading, False
+        checked = _checked(pl_module, continual, pl_module.on_load_checkpoint)
+        self._patches.replace(pl_module, "on_load_checkpoint", checked)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Drops what is frozen and adds the manifest."""
-        trained = {name for name, p in pl_module.named_parameters() if p.requires_grad}
+        """Drops the base's parameters and adds the manifest."""
+        dropped = _names(pl_module, kept=False)
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if _plain(k) in trained}
-        checkpoint[MANIFEST] = _manifest(trainer, pl_module)
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if _plain(k) not in dropped}
+        checkpoint[MANIFEST] = _manifest(pl_module, required(ContinualAdapter, trainer, self))
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Makes loading as strict as it was."""
+        self._patches.undo()
+        if self._strict is not None:
+            pl_module.strict_loading, self._strict = self._strict, None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Compares the manifest with what is attached.
+        """Makes loading as strict as it was."""
+        self.teardown(trainer, pl_module, "")
 
-        Raises:
-            IntegrityError: if the checkpoint is of another task, base or adapter, or lacks tensors.
-        """
+
+def _checked(pl_module: L.LightningModule, continual: ContinualAdapter, on_load_checkpoint: Check) -> Check:
+    """Returns an ``on_load_checkpoint`` that refuses a checkpoint of anything else.
+
+    It raises :class:`IntegrityError` if the checkpoint is of another task, base or adapter, or lacks
+    tensors.
+    """
+
+    def check(checkpoint: dict[str, Any]) -> None:
         stored = checkpoint.get(MANIFEST)
         if stored is None:
             raise IntegrityError(
                 "the checkpoint has no adapter manifest, so what it would restore is unknown; "
                 "resume from one that was written with AdapterCheckpoint"
             )
-        for key, here in _manifest(trainer, pl_module).items():
+        for key, here in _manifest(pl_module, continual).items():
             if stored.get(key) != here:
                 raise IntegrityError(
                     f"the checkpoint's {key} is {stored.get(key)!r}, this fit's is {here!r}; "
                     "resume with the task and model it was written for"
                 )
-        trained = {name for name, p in pl_module.named_parameters() if p.requires_grad}
-        lost = sorted(trained - {_plain(name) for name in checkpoint["state_dict"]})
-        if lost:
-            raise IntegrityError(f"the checkpoint lacks {len(lost)} trained tensors (first: {lost[0]})")
+        _check_names(pl_module, {_plain(name) for name in checkpoint["state_dict"]})
+        on_load_checkpoint(checkpoint)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Makes loading strict again."""
-        pl_module.strict_loading = self._strict
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Makes loading strict again."""
-        pl_module.strict_loading = self._strict
+    return check
 
 
-def _continual(trainer: L.Trainer) -> ContinualAdapter:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ContinualAdapter):
-            return callback
-    raise UnsupportedError("AdapterCheckpoint needs a ContinualAdapter in the same Trainer; add one")
+def _check_names(pl_module: L.LightningModule, stored: set[str]) -> None:
+    """Makes up for the strictness that was switched off: nothing may be missing or left over."""
+    lost = sorted(_names(pl_module, kept=True) - stored)
+    foreign = sorted(stored - {_plain(name) for name in pl_module.state_dict()})
+    if lost or foreign:
+        raise IntegrityError(
+            f"the checkpoint lacks {len(lost)} tensors and has {len(foreign)} that this module has "
+            f"not (first: {(lost + foreign)[0]}); resume with the module it was written for"
+        )
 
 
-def _manifest(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+def _manifest(pl_module: L.LightningModule, continual: ContinualAdapter) -> dict[str, Any]:
     adapted = AdaptedModel.of(pl_module)
     attachment = adapted.attachment
     return {
-        "task": _continual(trainer).task.name,
+        "task": continual.task.name,
         "base": adapted.base.fingerprint,
         "adapter": None if attachment is None else json_digest(attachment.config_json()),
-        "tensors": sorted(name for name, p in pl_module.named_parameters() if p.requires_grad),
     }
 
 
+def _names(module: L.LightningModule, *, kept: bool) -> set[str]:
+    """Returns the names of the parameters a checkpoint keeps, or of the others.
+
+    Kept is what is trained, and what the adapter holds beside it: frozen, but random at its start.
+    A tied tensor is listed under each of its names.
+    """
+    attachment = AdaptedModel.of(module).attachment
+    adapter = {id(p) for p in attachment.parameters()} if attachment else set()
+    named = module.named_parameters(remove_duplicate=False)
+    return {_plain(name) for name, p in named if (p.requires_grad or id(p) in adapter) == kept}
+
+
 def _plain(name: str) -> str:
+    """Returns the name without what ``torch.compile`` puts into it."""
     return name.replace("._orig_mod", "")

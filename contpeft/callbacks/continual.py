@@ -2,26 +2,33 @@
 
 Hook by hook: ``setup`` attaches (before optimizers exist and before the strategy wraps the module),
 ``on_fit_start`` verifies, ``on_train_end`` takes the weights out and registers them, ``teardown``
-and ``on_exception`` undo what was patched.
+undoes what was patched, and ``on_exception`` also what was attached.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from os import PathLike
 from typing import Any, Literal
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from contpeft.adapters import AdaptedModel, AnySpec
-from contpeft.callbacks.guards import check_steps_taken, refuse_settings, verify_optimizers
-from contpeft.callbacks.shared import Patches, rank_zero_first
-from contpeft.errors import NotFoundError, TrainingError
+from contpeft.callbacks.guards import (
+    check_dtype,
+    check_steps_taken,
+    refuse_manual,
+    refuse_settings,
+    verify_optimizers,
+)
+from contpeft.callbacks.shared import Patches, add_to_loss, as_store, on_rank_zero
+from contpeft.errors import IntegrityError, TrainingError
 from contpeft.spec import AdapterSpec, Task, Version, check_name
 from contpeft.store import AdapterStore
 from contpeft.strategies import Context, Recipe, TrainingData, find_recipe
@@ -44,7 +51,8 @@ class ContinualAdapter(L.Callback):
     Args:
         store: the store, or its folder.
         task: name of the task, or the task with its classes.
-        spec: how a fresh adapter is made; an :class:`AdapterSpec` or PEFT's own configuration.
+        spec: how a fresh adapter is made: an :class:`AdapterSpec`, the same as YAML spells it
+            (``{"method": "lora", "r": 8}``), or PEFT's own configuration.
         module: attribute that holds the transformers model (dotted); found when None.
         head: attribute that holds the classifier head (dotted); found when None.
         recipe: the strategy: a :class:`Recipe` or its name. The default learns a fresh adapter
@@ -56,14 +64,14 @@ class ContinualAdapter(L.Callback):
             ``store``, ``task``, ``spec``, ``name`` and ``data`` (used by the sequence runner).
 
     Attributes:
-        registered: versions this callback's last fit registered, the adapter first.
+        registered: versions this callback's last fit registered, the adapter first; on every rank.
     """
 
     def __init__(
         self,
         store: AdapterStore | str | PathLike[str],
         task: str | Task,
-        spec: AnySpec | None = None,
+        spec: AnySpec | dict[str, Any] | None = None,
         *,
         module: str | None = None,
         head: str | None = None,
@@ -75,10 +83,10 @@ class ContinualAdapter(L.Callback):
     ) -> None:
         self.task = Task(task, ()) if isinstance(task, str) else task
         check_name(self.task.name, "task")
-        self.spec: AnySpec = AdapterSpec() if spec is None else spec
+        self.spec: AnySpec = AdapterSpec(**spec) if isinstance(spec, dict) else spec or AdapterSpec()
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe or Recipe()
         self.registered: tuple[Version, ...] = ()
-        self._store = store
+        self._store = as_store(store)
         self._paths = {"model": module, "head": head}
         self._name = name
         self._data = data
@@ -88,21 +96,27 @@ class ContinualAdapter(L.Callback):
         self._trainable: list[nn.Parameter] = []
         self._patches = Patches()
         self._before: dict[str, Tensor] | None = None
+        self._dtype = torch.get_default_dtype()
         self._steps = 0
-        self._started = 0.0
-
-    @property
-    def state_key(self) -> str:
-        """Distinguishes this callback in a checkpoint by its task."""
-        return f"{type(self).__name__}[{self.task.name}]"
+        self._seconds = 0.0
+        self._started: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: primitives only."""
-        return {"task": self.task.name, "steps": self._steps}
+        return {"task": self.task.name, "steps": self._steps, "seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the step count of the fit that is resumed."""
-        self._steps = state_dict["steps"]
+        """Takes steps and time of the fit that is resumed.
+
+        Raises:
+            IntegrityError: if that was the fit of another task.
+        """
+        if state_dict["task"] != self.task.name:
+            raise IntegrityError(
+                f"the checkpoint's task is {state_dict['task']!r}, this fit's is {self.task.name!r}; "
+                "resume with the task it was written for"
+            )
+        self._steps, self._seconds = state_dict["steps"], state_dict["seconds"]
 
     # --- attach ---------------------------------------------------------------------------------
 
@@ -115,16 +129,19 @@ class ContinualAdapter(L.Callback):
         """
         if stage != "fit":
             return
+        self._context, self.registered = None, ()
+        self._steps, self._seconds, self._started = 0, 0.0, None
         refuse_settings(trainer)
-        self._steps, self.registered = 0, ()
-        try:
+        if self.recipe.penalty is not None or self.recipe.projection is not None:
+            refuse_manual(pl_module)
+        if is_overridden("configure_model", pl_module):
+            self._patches.replace(pl_module, "configure_model", self._then_attach(pl_module))
+        else:
             self._attach(pl_module)
-        except NotFoundError:
-            if not is_overridden("configure_model", pl_module):
-                raise
-            self._attach_after_configure_model(pl_module)
         if self.recipe.penalty is not None:
-            self._patches.replace(pl_module, "training_step", self._with_penalty(pl_module.training_step))
+            self._patches.replace(
+                pl_module, "training_step", add_to_loss(pl_module.training_step, self._penalty)
+            )
 
     def _attach(self, pl_module: L.LightningModule) -> None:
         adapted = AdaptedModel.of(pl_module, **self._paths)
@@ -132,23 +149,29 @@ class ContinualAdapter(L.Callback):
         self._context = self._make_context(adapted)
         self.recipe.start(self._context)
         self._trainable = adapted.train_only()
+        self._dtype = next(adapted.model.parameters()).dtype
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
-        pl_module.train()
+        self._set_mode(base_training=True)
 
-    def _attach_after_configure_model(self, pl_module: L.LightningModule) -> None:
+    def _then_attach(self, pl_module: L.LightningModule) -> Callable[[], None]:
+        """Returns a ``configure_model`` that attaches once the module has built its model."""
         configure_model = pl_module.configure_model
 
         def configure_then_attach() -> None:
             configure_model()
-            if self._context is None or self._context.adapted.module is not pl_module:
+            if self._context is None:
                 self._attach(pl_module)
 
-        self._context = None
-        self._patches.replace(pl_module, "configure_model", configure_then_attach)
+        return configure_then_attach
+
+    def _set_mode(self, *, base_training: bool) -> None:
+        adapted = self.context.adapted
+        adapted.set_base_mode(training=base_training)
+        if adapted.head is not None:
+            adapted.head.train()
 
     def _own_context(self, adapted: AdaptedModel) -> Context:
-        store = self._store if isinstance(self._store, AdapterStore) else AdapterStore(self._store)
-        line = self._name or ""
+        store, line = self._store, self._name or ""
         known = [v for v in store.versions() if v.name == line or v.name.startswith(f"{line}.")]
         history = tuple(reversed(known if line else store.versions(name=self.task.name)))
         return Context(
@@ -177,19 +200,24 @@ class ContinualAdapter(L.Callback):
     # --- train ----------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Verifies that optimizers hold the adapter and nothing else is trained."""
+        """Verifies that optimizers hold the adapter, that nothing else is trained, and the precision.
+
+        Raises:
+            TrainingError: if not.
+        """
         verify_optimizers(trainer, pl_module, self._trainable)
+        check_dtype(trainer, self.context.adapted.model, self._dtype)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the base in the chosen mode and starts the clock."""
-        self.context.adapted.set_base_mode(training=self._backbone_mode == "train")
+        self._set_mode(base_training=self._backbone_mode == "train")
         self._started = time.monotonic()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Remembers the parameters if the recipe corrects the update to come."""
-        if self.recipe.projection is not None:
+        if self.recipe.projection is not None and self._before is None:
             trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
             self._before = {name: p.detach().clone() for name, p in trainable.items()}
 
@@ -202,17 +230,8 @@ class ContinualAdapter(L.Callback):
             self.recipe.project(self.context, self._before)
             self._before = None
 
-    def _with_penalty(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
-        def penalised(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            outputs = training_step(batch, *args, **kwargs)
-            if outputs is None:
-                return None
-            extra = self.recipe.loss(self.context, batch, outputs)
-            if isinstance(outputs, Mapping):
-                return {**outputs, "loss": outputs["loss"] + extra}
-            return outputs + extra
-
-        return penalised
+    def _penalty(self, batch: Any, outputs: Any) -> Tensor | None:
+        return self.recipe.loss(self.context, batch, outputs)
 
     # --- register -------------------------------------------------------------------------------
 
@@ -224,14 +243,12 @@ class ContinualAdapter(L.Callback):
         """
         check_steps_taken(trainer, self._steps, self.task.name)
         if getattr(trainer, "fast_dev_run", False):
-            rank_zero_info("fast_dev_run trains one batch: nothing is registered")
+            rank_zero_info("fast_dev_run trains a few batches: nothing is registered")
             return
-        seconds = time.monotonic() - self._started
-        with rank_zero_first(trainer, f"registering task {self.task.name!r}") as here:
-            if here:
-                self.registered = self._register(seconds)
+        what = f"registering task {self.task.name!r}"
+        self.registered = on_rank_zero(trainer, what, self._register)
 
-    def _register(self, seconds: float) -> tuple[Version, ...]:
+    def _register(self) -> tuple[Version, ...]:
         context = self.context
         trained = context.store.register(
             self.recipe.init.name(context),
@@ -241,25 +258,30 @@ class ContinualAdapter(L.Callback):
             run=context.run,
             task=context.task.name,
             data=context.data.digest if context.data else None,
-            seconds=seconds,
+            seconds=self._elapsed(),
         )
         return self.recipe.end(context, trained)
 
+    def _elapsed(self) -> float:
+        return self._seconds + (0.0 if self._started is None else time.monotonic() - self._started)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses a fit that trained nothing.
+        """Registers what a checkpoint of a finished fit brought back; Lightning has nothing to train then.
 
         Raises:
-            TrainingError: if no step was taken.
+            TrainingError: if nothing was trained at all.
         """
-        check_steps_taken(trainer, self._steps, self.task.name)
+        if self._started is None:
+            self.on_train_end(trainer, pl_module)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Takes a half-trained adapter out again; the module is as it was."""
+        """Takes a half-trained adapter and head out again: the module is as it was first seen."""
         self._patches.undo()
-        if self._context is not None:
+        if self._context is not None and trainer.state.fn == "fit":
             self._context.adapted.detach()
+            self._context.adapted.reset_head()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Puts patched methods back; the trained adapter stays attached and answers."""

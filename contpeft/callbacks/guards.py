@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 
 from contpeft.errors import TrainingError, UnsupportedError
 
-__all__ = ["check_steps_taken", "refuse_settings", "verify_optimizers"]
+__all__ = ["check_dtype", "check_steps_taken", "refuse_manual", "refuse_settings", "verify_optimizers"]
 
 
 def refuse_settings(trainer: L.Trainer) -> None:
@@ -22,25 +23,56 @@ def refuse_settings(trainer: L.Trainer) -> None:
             (spawn, fork, notebook), or that shard parameters; and for ``save_weights_only``
             checkpoints, which skip every callback and so save the whole frozen base.
     """
-    strategy = trainer.strategy
-    name = type(strategy).__name__
-    if isinstance(strategy, DDPStrategy):
-        if strategy._start_method != "popen":
-            raise UnsupportedError(
-                f"{name} with start_method={strategy._start_method!r} trains in processes whose adapter "
-                "this one never gets; use strategy='ddp'"
-            )
-    elif not isinstance(strategy, SingleDeviceStrategy):
-        raise UnsupportedError(
-            f"strategy {name} is not supported: it shards or moves parameters so that an adapter cannot be "
-            "taken out whole; use one device or strategy='ddp'"
-        )
+    _refuse_strategy(trainer.strategy)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ModelCheckpoint) and callback.save_weights_only:
             raise UnsupportedError(
                 "ModelCheckpoint(save_weights_only=True) skips the callbacks that keep a checkpoint small "
                 "and named; leave it False and add AdapterCheckpoint()"
             )
+
+
+def _refuse_strategy(strategy: Strategy) -> None:
+    name = type(strategy).__name__
+    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+    if not whole or isinstance(strategy, DeepSpeedStrategy):
+        raise UnsupportedError(
+            f"strategy {name} is not supported: it shards or moves parameters so that an adapter cannot be "
+            "taken out whole; use one device or strategy='ddp'"
+        )
+    if isinstance(strategy, DDPStrategy) and strategy._start_method != "popen":
+        raise UnsupportedError(
+            f"{name} with start_method={strategy._start_method!r} trains in processes whose adapter "
+            "this one never gets; use strategy='ddp'"
+        )
+
+
+def refuse_manual(module: L.LightningModule) -> None:
+    """Refuses a module that takes its optimizer steps itself, for recipes that change loss or update.
+
+    Raises:
+        UnsupportedError: if optimization is manual: what ``training_step`` returns is then ignored,
+            and a batch may hold steps that no callback sees.
+    """
+    if not module.automatic_optimization:
+        raise UnsupportedError(
+            f"{type(module).__name__} optimizes manually, where a penalty or projection has no effect; "
+            "let Lightning optimize (automatic_optimization = True), or use a recipe without them"
+        )
+
+
+def check_dtype(trainer: L.Trainer, base: nn.Module, attached: torch.dtype) -> None:
+    """Checks that the trainer's precision left the base as it was when the adapter was attached.
+
+    Raises:
+        TrainingError: if it was converted: the adapter would belong to a base nobody has loaded.
+    """
+    now = next(base.parameters()).dtype
+    if now != attached:
+        raise TrainingError(
+            f"Trainer(precision={trainer.precision!r}) turned the base from {attached} into {now}, which is "
+            "another base; load it in that dtype (from_pretrained(dtype=...)), or use a mixed precision"
+        )
 
 
 def verify_optimizers(trainer: L.Trainer, module: nn.Module, trainable: Iterable[nn.Parameter]) -> None:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from torch import Tensor
 
-from contpeft.adapters import AdaptedModel, tensor_items
+from contpeft.adapters import AdaptedModel
+from contpeft.callbacks.batches import batch_digest, count_hits, find_labels, predict_scores
 from contpeft.callbacks.continual import ContinualAdapter
-from contpeft.callbacks.shared import rank_zero_first
-from contpeft.digest import json_digest, tensors_digest
-from contpeft.errors import SpecError, UnsupportedError
+from contpeft.callbacks.shared import as_store, on_rank_zero, required
+from contpeft.digest import json_digest
+from contpeft.errors import SpecError
 from contpeft.spec import AdapterRef, Score, Single
 from contpeft.store import AdapterStore
 from contpeft.strategies import composition_key, evaluating, state_key
@@ -28,8 +29,9 @@ Labels = Callable[[Any], Tensor]
 class ForgettingMonitor(L.Callback):
     """Measures accuracy on earlier tasks and writes it to the store and the logger.
 
-    Logged as ``acc/<task>``, a name that does not change with the number of tasks. Under
-    several processes rank zero measures on the whole loader, so no row is counted twice.
+    Logged as ``acc/<task>`` (``acc_current/<task>`` when the adapter being trained answers), a name
+    that does not change with the number of tasks. Under several processes rank zero measures on the
+    whole loader, so no row is counted twice. Comes after the :class:`ContinualAdapter`.
 
     Example::
 
@@ -49,6 +51,9 @@ class ForgettingMonitor(L.Callback):
             its ``logits`` if it returns a transformers output.
         labels: returns class indices ``(B,)`` of a batch; ``batch["labels"]`` or ``batch[-1]``
             by default.
+
+    Raises:
+        SpecError: if ``earlier`` names a task twice, or by a digest instead of its name.
     """
 
     def __init__(
@@ -64,11 +69,14 @@ class ForgettingMonitor(L.Callback):
     ) -> None:
         self.earlier = dict(earlier)
         self.run = run
-        self._store = store
+        self._tasks = _names(earlier)
+        self._store = as_store(store)
         self._answered_by = answered_by
+        self._metric = "acc" if answered_by == "own" else "acc_current"
         self._when = when
-        self._predict = predict or _predict
-        self._labels = labels or _labels
+        self._predict = predict or predict_scores
+        self._labels = labels or find_labels
+        self._measured = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Checks that every earlier task is in the store before anything is trained.
@@ -77,49 +85,54 @@ class ForgettingMonitor(L.Callback):
             NotFoundError: if one is not.
             UnsupportedError: if no :class:`ContinualAdapter` comes before this callback.
         """
-        if stage == "fit":
-            _continual(trainer)
-            if self._answered_by == "own":
-                for ref in self.earlier:
-                    self._open().resolve(ref)
+        required(ContinualAdapter, trainer, self)
+        self._measured = False
+        if self._answered_by == "own":
+            for ref in self.earlier:
+                self._store.resolve(ref)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Logs ``acc/<task>`` when measuring each epoch; the sanity check is not an epoch."""
+        """Logs the accuracies when measuring each epoch; the sanity check is not an epoch."""
         if self._when == "epoch" and not trainer.sanity_checking:
-            for task, score in self._measure(trainer, pl_module).items():
-                pl_module.log(f"acc/{task}", score.value, add_dataloader_idx=False, rank_zero_only=True)
+            scores = self._on_rank_zero(trainer, lambda: self._measure(trainer, pl_module))
+            for name, value in self._values(scores).items():
+                # Equal on all ranks: their mean is the value, and ModelCheckpoint sees it everywhere.
+                pl_module.log(name, value, add_dataloader_idx=False, sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measures every earlier task, stores the scores and logs them."""
-        with rank_zero_first(trainer, "measuring earlier tasks") as here:
-            if here:
-                self._write(trainer, self._measure(trainer, pl_module))
-
-    def _write(self, trainer: L.Trainer, scores: Mapping[str, Score]) -> None:
-        if _continual(trainer).registered:  # not in a fast_dev_run
-            store = self._open()
-            store.start_run(self.run, config={}, seed=0, tasks=[], scenario="task-incremental")
-            store.add_scores(list(scores.values()))
-        values = {f"acc/{task}": score.value for task, score in scores.items()}
+        self._measured = True
+        scores = self._on_rank_zero(trainer, lambda: self._store_scores(trainer, pl_module))
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(self._values(scores), step=trainer.global_step)
 
-    def _open(self) -> AdapterStore:
-        return self._store if isinstance(self._store, AdapterStore) else AdapterStore(self._store)
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measures after a fit that was resumed from its own end, where nothing was trained."""
+        if not self._measured:
+            self.on_train_end(trainer, pl_module)
+
+    def _on_rank_zero(self, trainer: L.Trainer, work: Callable[[], dict[str, Score]]) -> dict[str, Score]:
+        return on_rank_zero(trainer, "measuring earlier tasks", work)
+
+    def _values(self, scores: Mapping[str, Score]) -> dict[str, float]:
+        return {f"{self._metric}/{task}": score.value for task, score in scores.items()}
+
+    def _store_scores(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Score]:
+        scores = self._measure(trainer, pl_module)
+        if required(ContinualAdapter, trainer, self).registered:  # not in a fast_dev_run
+            self._store.start_run(self.run, config={}, seed=0, tasks=[], scenario="task-incremental")
+            self._store.add_scores(scores.values())
+        return scores
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Score]:
-        """Returns a score per earlier task; nothing on other ranks than zero."""
-        if not trainer.is_global_zero:
-            return {}
-        adapted, store = AdaptedModel.of(pl_module), self._open()
+        adapted, way = AdaptedModel.of(pl_module), self._current_ref(trainer)
         scores = {}
-        for ref, loader in self.earlier.items():
-            task = AdapterRef.parse(ref).name
-            with self._answering(adapted, store, ref) as composition, evaluating(pl_module):
-                value, n, data = self._accuracy(pl_module, loader, task)
+        for (ref, loader), task in zip(self.earlier.items(), self._tasks, strict=True):
+            with self._answering(adapted, ref) as composition, evaluating(pl_module):
+                value, n, data = self._accuracy(trainer, pl_module, loader, task)
             scores[task] = Score(
                 run=self.run,
-                way=self._current_ref(trainer),
+                way=way,
                 answer=self._answered_by,
                 step=len(self.earlier),
                 task=task,
@@ -133,62 +146,44 @@ class ForgettingMonitor(L.Callback):
         return scores
 
     @contextmanager
-    def _answering(self, adapted: AdaptedModel, store: AdapterStore, ref: str) -> Iterator[str]:
+    def _answering(self, adapted: AdaptedModel, ref: str) -> Iterator[str]:
         """Lets the chosen adapter answer inside the block; yields the key of what answers."""
         if self._answered_by == "current":
             yield state_key(adapted.state(), adapted.base)
             return
+        store = self._store
         own = Single(store.resolve(ref))
         with adapted.applied(own, lambda each: (store.show(each), store.load(each))):
             yield composition_key(own, adapted.base, store.show)
 
     def _accuracy(
-        self, pl_module: L.LightningModule, loader: Iterable[Any], task: str
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loader: Iterable[Any], task: str
     ) -> tuple[float, int, str]:
-        """Returns accuracy, number of rows, and the digest of the rows."""
+        """Returns accuracy, number of rows, and the digest of the rows; batches go the trainer's way."""
         hits, n, digests = 0, 0, []
+        precision = trainer.precision_plugin
         for batch in loader:
-            digests.append(tensors_digest(tensor_items(_tensors(batch))))
-            moved = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+            digests.append(batch_digest(batch))
+            ready = pl_module.on_before_batch_transfer(precision.convert_input(batch), 0)
+            moved = trainer.strategy.batch_to_device(ready, device=pl_module.device)
             labels = self._labels(moved)
-            hits += int((self._predict(pl_module, moved).argmax(-1) == labels).sum())
+            with precision.predict_step_context():
+                hits += count_hits(self._predict(pl_module, moved), labels)
             n += len(labels)
         if n == 0:
-            raise SpecError(f"the loader of earlier task {task!r} is empty")
+            raise SpecError(f"the loader of earlier task {task!r} is empty; give one with the task's rows")
         return hits / n, n, json_digest(digests)
 
     def _current_ref(self, trainer: L.Trainer) -> str:
-        continual = _continual(trainer)
+        continual = required(ContinualAdapter, trainer, self)
         return continual.registered[0].ref if continual.registered else continual.task.name
 
 
-def _continual(trainer: L.Trainer) -> ContinualAdapter:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ForgettingMonitor):
-            break
-        if isinstance(callback, ContinualAdapter):
-            return callback
-    raise UnsupportedError("ForgettingMonitor needs a ContinualAdapter before it in the Trainer's callbacks")
-
-
-def _predict(pl_module: L.LightningModule, batch: Any) -> Tensor:
-    outputs = pl_module.predict_step(batch, 0)
-    scores = getattr(outputs, "logits", outputs)
-    if not isinstance(scores, Tensor):
-        raise UnsupportedError(
-            f"{type(pl_module).__name__}.predict_step returns {type(scores).__name__}, not scores; "
-            "pass ForgettingMonitor(predict=...)"
+def _names(refs: Iterable[str]) -> list[str]:
+    """Returns the task each reference names; two of one name would overwrite each other's scores."""
+    names = [AdapterRef.parse(ref).name for ref in refs]
+    if "" in names or len(set(names)) < len(names):
+        raise SpecError(
+            f"earlier tasks {', '.join(refs)} are not told apart by name; name each once: 'name' or 'name@n'"
         )
-    return scores
-
-
-def _labels(batch: Any) -> Tensor:
-    labels = batch.get("labels") if isinstance(batch, Mapping) else batch[-1]
-    if not isinstance(labels, Tensor):
-        raise UnsupportedError("no 'labels' in the batch; pass ForgettingMonitor(labels=...)")
-    return labels
-
-
-def _tensors(batch: Any) -> dict[str, Tensor]:
-    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-    return {str(key): value for key, value in items if isinstance(value, Tensor)}
+    return names

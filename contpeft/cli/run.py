@@ -46,11 +46,11 @@ def run(
     ] = None,
 ) -> None:
     """Run a task sequence; a run that was stopped goes on at its first unfinished task."""
-    _quiet_libraries()
     from contpeft.experiments import load_experiment, run_experiment
     from contpeft.experiments.report import collect, write_report
     from contpeft.store import AdapterStore
 
+    _quiet_libraries()
     folders = {"store": store and str(store), "report": folder and str(folder)}
     told = {key: value for key, value in folders.items() if value}
     loaded = load_experiment(experiment, _named(experiment, name, seed) | told)
@@ -88,7 +88,10 @@ def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, An
 
 
 def _quiet_libraries() -> None:
-    """Keeps the terminal for the run's own progress: no bars, tips or advice of the libraries."""
+    """Keeps the terminal for the run's own progress: no bars, tips or advice of the libraries.
+
+    To be called once they are imported, since importing them sets their own levels.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
@@ -100,16 +103,18 @@ def _quiet_libraries() -> None:
 
 def _print_result(result: RunResult) -> None:
     from contpeft.experiments.report import comparison_table, matrix_table
-    from contpeft.experiments.report.tables import PROTOCOL_TITLES
+    from contpeft.experiments.report.scale import scale_of
+    from contpeft.experiments.report.tables import COPIED, PROTOCOL_TITLES
 
-    protocols = [p for p in PROTOCOL_TITLES if result.scored(p)]
+    unit = f"{result.metric} in %" if scale_of(result).percent else result.metric
+    protocols = [protocol for protocol in PROTOCOL_TITLES if result.scored(protocol)]
     for protocol in protocols:
         for way in result.scored(protocol):
-            title = f"{way.label}, {PROTOCOL_TITLES[protocol]}: accuracy in % (= copied, not measured again)"
-            print_lines(["", title])
+            copied = f"; {COPIED} copied, not measured again" if way.protocols[protocol].copied else ""
+            print_lines(["", f"{way.label}, {PROTOCOL_TITLES[protocol]}: {unit}{copied}"])
             _print_table(matrix_table(result, way, protocol))
     for protocol in protocols:
-        print_lines(["", f"{result.run}, {PROTOCOL_TITLES[protocol]} ({protocol}), in %"])
+        print_lines(["", f"{result.run}, {PROTOCOL_TITLES[protocol]}: {unit}"])
         _print_table(comparison_table(result, protocol))
 
 

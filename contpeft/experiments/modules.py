@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from contpeft.errors import NotFoundError
 from contpeft.experiments.packages import resolve_model
@@ -92,12 +93,10 @@ class TextClassifier(_BackboneClassifier):
         optimizer: OptimizerCallable | None = None,
     ) -> None:
         super().__init__(learning_rate, optimizer)
-        options = {} if num_layers is None else {"num_hidden_layers": num_layers}
         self.max_length = max_length
         self.pooling = pooling
         self.tokenizer = _load(AutoTokenizer, model)
-        self.model = _load(AutoModel, model, **options)
-        self.model.config.name_or_path = model  # the label people know it by, wherever its folder is
+        self.model = _backbone(model) if num_layers is None else _first_layers(model, num_layers)
 
     def collate(self, inputs: Sequence[str]) -> dict[str, Tensor]:
         """Returns token ids and mask, padded to the longest text of the batch."""
@@ -138,8 +137,7 @@ class ImageClassifier(_BackboneClassifier):
         super().__init__(learning_rate, optimizer)
         self.processor = _load(AutoImageProcessor, model)
         self.size = {"height": image_size, "width": image_size} if image_size else None
-        self.model = _load(AutoModel, model)
-        self.model.config.name_or_path = model
+        self.model = _backbone(model)
 
     def collate(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
         """Returns pixel values ``(B, 3, H, W)`` of arrays ``(H, W)``, ``(H, W, 3)`` or PIL images."""
@@ -161,6 +159,22 @@ def _as_image(value: Any) -> Image.Image:
         peak = float(array.max()) or 1.0
         array = (255 * (array / max(1.0, peak))).astype(np.uint8)
     return Image.fromarray(array).convert("RGB")
+
+
+def _backbone(model: str, **options: Any) -> nn.Module:
+    loaded = _load(AutoModel, model, **options)
+    loaded.config.name_or_path = model  # the label people know it by, wherever its folder is
+    return cast(nn.Module, loaded)
+
+
+def _first_layers(model: str, count: int) -> nn.Module:
+    """Returns the backbone with its first layers only, without a report on the ones left out."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        return _backbone(model, num_hidden_layers=count)
+    finally:
+        logging.set_verbosity(level)
 
 
 def _load(loader: Any, model: str, **options: Any) -> Any:

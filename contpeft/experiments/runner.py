@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as L
@@ -52,101 +51,98 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None) -> 
         The finished run; its scores and versions are in the experiment's store.
 
     Raises:
-        ConfigError: if a run of this name has other settings.
+        ConfigError: if a run of this name has other settings or other data.
         ContpeftError: whatever stops the run; the store then calls it failed, or interrupted, and
             the same call goes on at the first unfinished step.
     """
     return _Sequence(experiment, observer or (lambda _progress: None)).run()
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Step:
+    """One task learnt one way: index in the stream, what is learnt, and what was registered before."""
+
+    way: str
+    recipe: Recipe
+    index: int
+    data: TaskData
+    history: tuple[Version, ...]
+    progress: Progress
+
+
 class _Sequence:
-    experiment: Experiment
-    observer: Observer
-    cache: FeatureCache = field(default_factory=dict)
+    """One experiment on its way through its stream."""
+
+    def __init__(self, experiment: Experiment, observer: Observer) -> None:
+        torch.set_num_threads(experiment.threads)
+        self._experiment = experiment
+        self._observer = observer
+        self._stream = experiment.stream.build(experiment.seed)
+        self._store = AdapterStore(experiment.store)
+        self._base_features: FeatureCache = {}
+        self._done = 0
+        recipes = map(find_recipe, experiment.strategies)
+        self._total = sum(self._batches(r, data) for r in recipes for _, data in self._tasks(r))
 
     def run(self) -> Run:
-        experiment = self.experiment
-        torch.set_num_threads(experiment.threads)
-        self.stream = experiment.stream.build(experiment.seed)
-        self.store = AdapterStore(experiment.store)
-        self.store.start_run(
-            experiment.name,
-            config=experiment.identity() | {"data": self.stream.digest()},
-            seed=experiment.seed,
-            tasks=[data.task for data in self.stream],
-            scenario=self.stream.scenario,
+        """Runs every way; the store learns how it ended."""
+        name = self._experiment.name
+        self._store.start_run(
+            name,
+            config=self._experiment.identity() | {"data": self._stream.digest()},
+            seed=self._experiment.seed,
+            tasks=[data.task for data in self._stream],
+            scenario=self._stream.scenario,
         )
-        self._done, self._total = 0, sum(self._batches(name) for name in experiment.strategies)
         status: Status = "interrupted"
         try:
-            for name in experiment.strategies:
-                self._way(name, find_recipe(name))
+            for way in self._experiment.strategies:
+                self._run_way(way, find_recipe(way))
             status = "finished"
         except Exception:
             status = "failed"
             raise
         finally:
-            self.store.finish_run(experiment.name, status)
-        return self.store.run(experiment.name)
+            self._store.finish_run(name, status)
+        return self._store.run(name)
 
     def _tasks(self, recipe: Recipe) -> list[tuple[int, TaskData]]:
         """Returns the tasks a way learns, each with its step: all at once, or one by one."""
         if recipe.joint:
-            return [(len(self.stream) - 1, self.stream.union())]
-        return list(enumerate(self.stream))
+            return [(len(self._stream) - 1, self._stream.union())]
+        return list(enumerate(self._stream))
 
-    def _batches(self, name: str) -> int:
-        recipe = find_recipe(name)
-        return sum(self._step_batches(recipe, data) for _, data in self._tasks(recipe))
+    def _batches(self, recipe: Recipe, data: TaskData) -> int:
+        batches = math.ceil(len(data.train) / self._experiment.batch_size)
+        return self._experiment.max_epochs * batches if recipe.init.trains else 0
 
-    def _step_batches(self, recipe: Recipe, data: TaskData) -> int:
-        epochs = self.experiment.max_epochs
-        return epochs * math.ceil(len(data.train) / self.experiment.batch_size) * recipe.init.trains
-
-    def _way(self, name: str, recipe: Recipe) -> None:
-        steps = {step.step: step for step in self.store.steps(self.experiment.name, name)}
-        history: list[Version] = []
+    def _run_way(self, way: str, recipe: Recipe) -> None:
+        finished = {step.step: step for step in self._store.steps(self._experiment.name, way)}
+        history: tuple[Version, ...] = ()
         tasks = self._tasks(recipe)
-        for index, (step, data) in enumerate(tasks):
-            at = Progress(name, index, len(tasks), data.name, "start", done=self._done, total=self._total)
-            if step in steps:
-                history += [self.store.show(ref) for ref in steps[step].versions]
-                self.observer(_phase(at, "kept"))
+        for place, (index, data) in enumerate(tasks):
+            at = Progress(way, place, len(tasks), data.name, "start", done=self._done, total=self._total)
+            if index in finished:
+                history += tuple(map(self._store.show, finished[index].versions))
             else:
-                self.observer(at)
-                history += self._step(name, recipe, step, data, tuple(history), at)
-            self._done += self._step_batches(recipe, data)
-            self.observer(_phase(at, "finished", done=self._done))
+                self._observer(at)
+                history += self._run_step(_Step(way, recipe, index, data, history, at))
+            self._done += self._batches(recipe, data)
+            self._observer(replace(at, phase="kept" if index in finished else "finished", done=self._done))
 
-    def _step(
-        self,
-        name: str,
-        recipe: Recipe,
-        step: int,
-        data: TaskData,
-        history: tuple[Version, ...],
-        at: Progress,
-    ) -> tuple[Version, ...]:
+    def _run_step(self, step: _Step) -> tuple[Version, ...]:
+        """Learns one task, measures, and writes it all down; returns what was registered."""
         started = time.monotonic()
-        # By step, not by way: ways that do the same at a step start from the same numbers.
-        L.seed_everything(int(json_digest([self.experiment.seed, step])[:8], 16), workers=True, verbose=False)
-        make = partial(self._context, name, step, data, history)
-        if recipe.init.trains:
-            context, registered, scores = self._train(name, recipe, data, make, at)
-        else:
-            module, _ = self.experiment.make([])
-            context, scores = make(AdaptedModel.of(module)), []
-            recipe.start(context)
-            registered = recipe.end(context, None)
-        self.observer(_phase(at, "evaluate", done=self._done))
-        answers = recipe.route(context, registered)
-        scores += self._measure(name, context).after(step, answers)
-        self.store.finish_step(
-            self.experiment.name,
-            name,
-            step,
-            task=data.name,
+        learn = self._train if step.recipe.init.trains else self._observe
+        context, registered, scores = learn(step)
+        self._observer(replace(step.progress, phase="evaluate"))
+        answers = step.recipe.route(context, registered)
+        scores += self._measure(step.way, context).after(step.index, answers)
+        self._store.finish_step(
+            self._experiment.name,
+            step.way,
+            step.index,
+            task=step.data.name,
             answers=answers,
             versions=[version.ref for version in registered],
             scores=scores,
@@ -154,16 +150,46 @@ class _Sequence:
         )
         return registered
 
-    def _train(
-        self, name: str, recipe: Recipe, data: TaskData, make: Any, at: Progress
-    ) -> tuple[Context, tuple[Version, ...], list[Score]]:
-        continual = ContinualAdapter(self.store, data.task, recipe=recipe, context=make)
-        starts = StartScores(lambda: self._measure(name, continual.context), recipe, data)
-        module, trainer = self.experiment.make([continual, starts, ProgressCallback(self.observer, at)])
-        classes = recipe.head.classes(make(AdaptedModel.of(module)))
-        classifier = as_classifier(module, "a task sequence")
-        trainer.fit(module, self._loader(data, classes, classifier))
+    def _observe(self, step: _Step) -> tuple[Context, tuple[Version, ...], list[Score]]:
+        """Lets a recipe that trains nothing look at the task."""
+        module, _ = self._fresh(step, [])
+        context = self._context(step, AdaptedModel.of(module))
+        step.recipe.start(context)
+        return context, step.recipe.end(context, None), []
+
+    def _train(self, step: _Step) -> tuple[Context, tuple[Version, ...], list[Score]]:
+        """Trains an adapter for the task, with a fresh trainer."""
+        continual = ContinualAdapter(
+            self._store,
+            step.data.task,
+            recipe=step.recipe,
+            context=lambda adapted: self._context(step, adapted),
+        )
+        starts = StartScores(lambda: self._measure(step.way, continual.context), step.recipe, step.data)
+        watch = ProgressCallback(self._observer, step.progress)
+        module, trainer = self._fresh(step, [continual, starts, watch])
+        classes = step.recipe.head.classes(self._context(step, AdaptedModel.of(module)))
+        loader = self._loader(step.data, classes, as_classifier(module, "a task sequence"))
+        try:
+            trainer.fit(module, loader)
+        except SystemExit as error:
+            if trainer.interrupted:  # Lightning has made an ordinary exit of the Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
         return continual.context, continual.registered, starts.scores
+
+    def _fresh(self, step: _Step, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
+        """Returns a module and a trainer, with the random generators set for the step.
+
+        The module is built from the run's seed, so that weights its checkpoint lacks are the same
+        in every step; training goes by the step, not by the way, so that ways that do the same at
+        a step do it with the same numbers.
+        """
+        seed = self._experiment.seed
+        L.seed_everything(seed, workers=True, verbose=False)
+        made = self._experiment.make(callbacks)
+        L.seed_everything(int(json_digest([seed, step.index])[:8], 16), workers=True, verbose=False)
+        return made
 
     def _loader(
         self, data: TaskData, classes: Sequence[str], classifier: Classifier
@@ -175,30 +201,26 @@ class _Sequence:
             batch: dict[str, Tensor] = classifier.collate([x for x, _ in part])
             return {**batch, "labels": torch.tensor([label for _, label in part])}
 
-        return DataLoader(rows, self.experiment.batch_size, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+        return DataLoader(rows, self._experiment.batch_size, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
 
-    def _context(
-        self, name: str, step: int, data: TaskData, history: tuple[Version, ...], adapted: AdaptedModel
-    ) -> Context:
+    def _context(self, step: _Step, adapted: AdaptedModel) -> Context:
+        train = step.data.train
         return Context(
             adapted=adapted,
-            store=self.store,
-            spec=self.experiment.adapter,
-            line=f"{self.experiment.name}.{name}",
-            task=data.task,
-            step=step,
-            seen=self.stream.seen(step),
-            history=history,
-            run=self.experiment.name,
-            data=TrainingData(data.train.inputs, data.train.labels, data.train.digest()),
-            batch_size=self.experiment.eval_batch_size,
-            cache=self.cache,
+            store=self._store,
+            spec=self._experiment.adapter,
+            line=f"{self._experiment.name}.{step.way}",
+            task=step.data.task,
+            step=step.index,
+            seen=self._stream.seen(step.index),
+            history=step.history,
+            run=self._experiment.name,
+            data=TrainingData(train.inputs, train.labels, train.digest()),
+            batch_size=self._experiment.eval_batch_size,
+            cache=self._base_features,
         )
 
-    def _measure(self, name: str, context: Context) -> Measure:
-        reads = json_digest(self.experiment.identity().get("module"))
-        return Measure(context, self.stream, self.experiment.name, name, self.experiment.protocols, reads)
-
-
-def _phase(at: Progress, phase: Any, **changes: Any) -> Progress:
-    return replace(at, phase=phase, **changes)
+    def _measure(self, way: str, context: Context) -> Measure:
+        reads = json_digest(self._experiment.identity().get("module"))
+        experiment = self._experiment
+        return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads)

@@ -74,7 +74,8 @@ DEFINITIONS: tuple[Definition, ...] = (
         formula="mean over j >= 1 of S[j] - b[j]",
         reading=(
             "what earlier learning did for a task before its own: S[j] is R[j-1][j], or the score before the "
-            "first training step on j where the head had no output for j earlier; b[j] is the untouched base"
+            "first training step on j where the head had no output for j earlier; b[j] is the untouched "
+            "base, its head started the same way"
         ),
         undefined="with one task, or when S[j] or b[j] was not measured for one j >= 1",
         source=_GEM,

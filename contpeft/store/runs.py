@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Final, Literal, get_args
 
 from contpeft.digest import canonical_json
@@ -181,7 +182,9 @@ def _check_task_names(name: str, tasks: tuple[Task, ...]) -> None:
 
 def _check_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises for the first key in which a run's content differs from the stored one."""
-    for key, before, after in _differences("", old, new):
+    # The seed first: another one changes much of the rest.
+    keys = ("seed", *sorted(new.keys() - {"seed"}))
+    for key, before, after in chain.from_iterable(_differences(k, old[k], new[k]) for k in keys):
         raise ConfigError(
             f"run {name!r} exists with another configuration: {key.removeprefix('config.')} was "
             f"{_show(before)}, is now {_show(after)}; give this experiment another 'name:'"

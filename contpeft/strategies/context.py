@@ -73,10 +73,6 @@ class Context:
     batch_size: int = 32
     cache: FeatureCache = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Keeps the user's module alive as long as the context; the model alone does not."""
-        self.module = self.adapted.module
-
     @cached_property
     def features(self) -> Features:
         """Features of raw inputs."""
@@ -106,7 +102,17 @@ class Context:
         return self.data
 
     def class_means(self, labels: Sequence[str], part: str) -> Tensor:
-        """Returns the mean unit-length feature ``(len(labels), d)`` of each label, model as it stands."""
+        """Returns the mean unit-length feature ``(len(labels), d)`` of each label, model as it stands.
+
+        Raises:
+            UnsupportedError: if the caller gave no examples, or none of some label.
+        """
         data = self.training_data(part)
+        lacking = sorted(set(labels) - set(data.labels))
+        if lacking:
+            raise UnsupportedError(
+                f"{part} needs training examples of every label of task {self.task.name!r}; "
+                f"there are none of: {', '.join(lacking)}"
+            )
         unit = F.normalize(self.features.current(data.inputs, data.digest), dim=1)
         return torch.stack([unit[data.rows(each)].mean(0) for each in labels])

@@ -46,8 +46,8 @@ def as_classifier(module: nn.Module, purpose: str) -> Classifier:
     Raises:
         UnsupportedError: naming the methods it lacks.
     """
-    lacking = [name for name in ("collate", "encode", "forward") if not callable(getattr(module, name, None))]
-    if lacking or not isinstance(module, Classifier):
+    if not isinstance(module, Classifier):
+        lacking = [name for name in ("collate", "encode") if not callable(getattr(module, name, None))]
         raise UnsupportedError(
             f"{purpose} needs {type(module).__name__} to have {', '.join(lacking)}(); "
             "see contpeft.strategies.Classifier"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from contpeft.adapters import CosineHead, LinearHead
+from contpeft.errors import SpecError
 from contpeft.strategies.context import Context
 
 __all__ = ["Cosine", "Linear", "Own"]
@@ -49,7 +50,7 @@ class Cosine:
 
     def start(self, context: Context) -> None:
         """Puts the head in place."""
-        kept, rows = _kept_rows(context, self.grow)
+        kept, rows = _kept_rows(context, self.grow, "cosine")
         new = [label for label in self.classes(context) if label not in kept]
         if new:
             rows["weight"].append(context.class_means(new, "a cosine head that starts at class means"))
@@ -72,7 +73,7 @@ class Linear:
 
     def start(self, context: Context) -> None:
         """Puts the head in place; new rows are uniform in +-1/sqrt(d), biases zero."""
-        kept, rows = _kept_rows(context, self.grow)
+        kept, rows = _kept_rows(context, self.grow, "linear")
         new = [label for label in self.classes(context) if label not in kept]
         width = _feature_width(context)
         rows["weight"].append(torch.empty(len(new), width).uniform_(-(width**-0.5), width**-0.5))
@@ -81,15 +82,21 @@ class Linear:
         context.adapted.set_head(head)
 
 
-def _kept_rows(context: Context, grow: bool) -> tuple[tuple[str, ...], dict[str, list[Tensor]]]:
+def _kept_rows(context: Context, grow: bool, kind: str) -> tuple[tuple[str, ...], dict[str, list[Tensor]]]:
     """Returns the labels and rows of the last head, or nothing when they are not kept."""
     rows: dict[str, list[Tensor]] = {"weight": [], "bias": []}
-    if not grow or context.previous is None or context.previous[1].head is None:
+    if not grow or context.previous is None:
         return (), rows
-    state = context.previous[1]
+    version, state = context.previous
+    head, seen = state.head, context.seen
+    if head is None or head.kind != kind or head.classes != seen[: len(head.classes)]:
+        raise SpecError(
+            f"the head of {version.ref} cannot grow: it is no {kind} head over the first of the classes "
+            f"{', '.join(seen)}; keep one recipe and one order of tasks under one name"
+        )
     for name, tensor in state.head_tensors().items():
         rows[name].append(tensor)
-    return state.head.classes if state.head else (), rows
+    return head.classes, rows
 
 
 def _feature_width(context: Context) -> int:

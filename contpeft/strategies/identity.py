@@ -1,12 +1,13 @@
-"""Names for what answers: equal weights on an equal base have an equal key, whatever they are called."""
+"""Names for what answers: equal adapters on an equal base have an equal key, whatever they are called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from contpeft.adapters import tensor_items
 from contpeft.digest import json_digest, tensors_digest
-from contpeft.spec import AdapterState, Base, BaseModel, Composition, HeadSpec, Version
+from contpeft.spec import AdapterState, Base, BaseModel, Composition, HeadSpec, Single, Version
 
 __all__ = ["composition_key", "state_key"]
 
@@ -25,9 +26,9 @@ def composition_key(
 
     def content(ref: str) -> str:
         version = show(ref)
-        return _content(version.kind, version.fingerprint, version.head)
+        return _content(version.kind, version.config, version.fingerprint, version.head)
 
-    return json_digest([base.fingerprint, composition.digest(content), reads])
+    return _key(composition, base, content, reads)
 
 
 def state_key(state: AdapterState | None, base: BaseModel, reads: str = "") -> str:
@@ -39,11 +40,15 @@ def state_key(state: AdapterState | None, base: BaseModel, reads: str = "") -> s
         reads: as in :func:`composition_key`.
     """
     if state is None:
-        return json_digest([base.fingerprint, Base().digest(str), reads])
+        return _key(Base(), base, str, reads)
     fingerprint = tensors_digest(tensor_items(dict(state.tensors)))
-    single = {"type": "single", "ref": _content(state.kind, fingerprint, state.head)}
-    return json_digest([base.fingerprint, json_digest(single), reads])
+    content = _content(state.kind, state.config, fingerprint, state.head)
+    return _key(Single("state"), base, lambda _ref: content, reads)
 
 
-def _content(kind: str, fingerprint: str, head: HeadSpec | None) -> str:
-    return json_digest([kind, fingerprint, head.to_json() if head else None])
+def _key(composition: Composition, base: BaseModel, content: Callable[[str], str], reads: str) -> str:
+    return json_digest([base.fingerprint, composition.digest(content), reads])
+
+
+def _content(kind: str, config: Mapping[str, Any], fingerprint: str, head: HeadSpec | None) -> str:
+    return json_digest([kind, dict(config), fingerprint, head.to_json() if head else None])

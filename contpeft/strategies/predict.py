@@ -58,6 +58,11 @@ class Answerer:
     ) -> list[str]:
         router = self._statistics_head(route.router)
         choices = router.route(self._features.base(inputs, digest)).tolist()
+        if max(choices) >= len(route.choices):
+            raise SpecError(
+                f"{route.router} tells {max(router.groups) + 1} tasks apart, the route has "
+                f"{len(route.choices)} choices; give one for each"
+            )
         labels = [""] * len(inputs)
         for index in sorted(set(choices)):
             rows = [row for row, choice in enumerate(choices) if choice == index]

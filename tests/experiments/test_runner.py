@@ -242,7 +242,8 @@ class Tiny(L.LightningModule):
     def __init__(self, width: int):
         super().__init__()
         torch.manual_seed(0)
-        self.bert = BertModel(BertConfig(vocab_size=256, hidden_size=width, num_hidden_layers=1, num_attention_heads=2))
+        config = BertConfig(vocab_size=256, hidden_size=width, num_hidden_layers=1, num_attention_heads=2)
+        self.bert = BertModel(config)
         self.head = torch.nn.Identity()
 
     def collate(self, inputs):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from contpeft.errors import SpecError
 from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
 from contpeft.metrics import Matrix, summarise, task_forgetting
-from contpeft.spec import PROTOCOLS, Protocol, Score, Task, Version
+from contpeft.spec import PROTOCOLS, Score, Task, Version
 
 if TYPE_CHECKING:
     from contpeft.store import AdapterStore, Step
 
 __all__ = ["collect"]
 
-_BASE_WAY = "base"
+_BASE_STEP = -1
 _MAIN_ANSWER = "main"
 
 
@@ -34,7 +34,6 @@ def collect(store: AdapterStore, run: str) -> RunResult:
     tasks, steps = record.tasks, store.steps(run)
     metric = _shared_metric(run, tasks)
     scores = [score for score in store.scores(run=run) if score.metric == metric]
-    base = {p: _by_task(s for s in scores if s.way == _BASE_WAY and s.protocol == p) for p in PROTOCOLS}
     made = _made(steps)
     versions = [store.show(ref) for ref in made]
     return RunResult(
@@ -48,8 +47,7 @@ def collect(store: AdapterStore, run: str) -> RunResult:
         started_at=record.started_at,
         finished_at=record.finished_at,
         base_model=versions[0].base if versions else None,
-        base={protocol: values for protocol, values in base.items() if values},
-        ways=tuple(_way(*key, tasks, steps, scores, base) for key in _ways(steps, scores)),
+        ways=tuple(_way(*key, tasks, steps, scores) for key in _ways(steps, scores)),
         lineage=tuple(map(_lineage_row, versions, made.values())),
     )
 
@@ -67,7 +65,7 @@ def _shared_metric(run: str, tasks: Sequence[Task]) -> str:
 def _ways(steps: Iterable[Step], scores: Iterable[Score]) -> list[tuple[str, str, str]]:
     """Returns (way, answer, label) in order of appearance."""
     seen = [(step.way, answer) for step in steps for answer in step.answers]
-    seen += [(score.way, score.answer) for score in scores if score.way != _BASE_WAY]
+    seen += [(score.way, score.answer) for score in scores if score.kind == "end"]
     keys = list(dict.fromkeys(seen))
     several = {way for way, _ in keys if sum(other == way for other, _ in keys) > 1}
     return [
@@ -83,13 +81,12 @@ def _way(
     tasks: Sequence[Task],
     steps: Iterable[Step],
     scores: Iterable[Score],
-    base: dict[Protocol, dict[str, float]],
 ) -> WayResult:
     own_steps = [step for step in steps if step.way == way]
     own_scores = [score for score in scores if (score.way, score.answer) == (way, answer)]
     answers = [step.answers[answer] for step in own_steps if answer in step.answers]
     protocols = {
-        protocol: _protocol(tasks, [s for s in own_scores if s.protocol == protocol], base[protocol])
+        protocol: _protocol(tasks, [s for s in own_scores if s.protocol == protocol])
         for protocol in PROTOCOLS
         if any(s.protocol == protocol and s.kind == "end" for s in own_scores)
     }
@@ -98,23 +95,22 @@ def _way(
     return WayResult(way, answer, label, protocols, seconds, versions)
 
 
-def _protocol(tasks: Sequence[Task], scores: Sequence[Score], base: dict[str, float]) -> ProtocolResult:
+def _protocol(tasks: Sequence[Task], scores: Sequence[Score]) -> ProtocolResult:
     ends = [score for score in scores if score.kind == "end"]
-    start = _by_task(score for score in scores if score.kind == "start")
+    starts = [score for score in scores if score.kind == "start"]
+    base = {score.task: score.value for score in starts if score.step == _BASE_STEP}
+    start = {score.task: score.value for score in starts if score.step != _BASE_STEP}
     lower = tasks[0].lower_is_better
     matrix = Matrix.from_cells([t.name for t in tasks], ((s.step, s.task, s.value) for s in ends))
     return ProtocolResult(
         matrix=matrix,
         summary=summarise(matrix, base=base, start=start, lower_is_better=lower),
         task_forgetting=task_forgetting(matrix.negated() if lower else matrix),
+        base=base,
         start=start,
         copied=frozenset((s.step, s.task) for s in ends if s.copied),
         n={(s.step, s.task): s.n for s in ends},
     )
-
-
-def _by_task(scores: Iterable[Score]) -> dict[str, float]:
-    return {score.task: score.value for score in scores}
 
 
 def _made(steps: Iterable[Step]) -> dict[str, Step]:

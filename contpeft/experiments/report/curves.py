@@ -67,7 +67,7 @@ def accuracy_bars(result: RunResult) -> Figure:
         _bars(ax, result.ways, protocol, scale, looks)
         ax.set_title(PROTOCOL_TITLES[protocol])
     axes[0].set_yticks(range(len(result.ways)), [shorten(way.label, 28) for way in result.ways], color=INK)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(result.ways) - 0.5, -0.5)
     unit = f"ACC, {result.metric}" + (" in %" if scale.percent else "")
     dashed = "        dashed: best bound" if any(way.bound for way in result.ways) else ""
     figure.supxlabel(unit + dashed, fontsize=8.5, color=MUTED)

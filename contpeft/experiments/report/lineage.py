@@ -18,7 +18,7 @@ from contpeft.experiments.report.theme import INK, MUTED, PAPER, WASH, picture, 
 __all__ = ["lineage_picture"]
 
 _ROLES: dict[str, tuple[str, Any]] = {
-    "continued": ("trained on from", "-"),
+    "continued": ("continued from", "-"),
     "fused": ("fused from", (0, (6, 2))),
     "distilled": ("distilled from", (0, (5, 2, 1, 2))),
     "frozen": ("frozen beside", (0, (1, 1.6))),

@@ -24,6 +24,7 @@ class ProtocolResult:
         summary: its numbers.
         task_forgetting: forgetting of each task, see :func:`contpeft.metrics.task_forgetting`;
             positive is a loss whichever way the metric points.
+        base: task name to score of the untouched base, its head started for the task.
         start: task name to score after the task's head was started and before its training.
         copied: cells not measured again, because equal content had been measured on equal data.
         n: cell to number of examples behind it.
@@ -32,6 +33,7 @@ class ProtocolResult:
     matrix: Matrix
     summary: Summary
     task_forgetting: tuple[float | None, ...]
+    base: Mapping[str, float]
     start: Mapping[str, float]
     copied: frozenset[Cell]
     n: Mapping[Cell, int]
@@ -43,6 +45,7 @@ class ProtocolResult:
             "matrix": self.matrix.to_json(),
             "summary": self.summary.to_json(),
             "task_forgetting": list(self.task_forgetting),
+            "base": dict(self.base),
             "start": dict(self.start),
             "copied": [list(cell) for cell in order if cell in self.copied],
             "n": [[*cell, self.n[cell]] for cell in order if cell in self.n],
@@ -130,7 +133,6 @@ class RunResult:
         started_at: UTC, ISO 8601.
         finished_at: when it last stopped, or None while it runs.
         base_model: the frozen model below all versions, or None if the run made no version.
-        base: protocol to (task name to score of the untouched base).
         ways: one result for each answer of each strategy, in order of appearance.
         lineage: the versions the run made, in order of appearance.
     """
@@ -145,7 +147,6 @@ class RunResult:
     started_at: str
     finished_at: str | None
     base_model: BaseModel | None
-    base: Mapping[Protocol, Mapping[str, float]]
     ways: tuple[WayResult, ...]
     lineage: tuple[LineageRow, ...]
 
@@ -181,7 +182,6 @@ class RunResult:
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "base_model": asdict(self.base_model) if self.base_model else None,
-            "base": {name: dict(scores) for name, scores in self.base.items()},
             "ways": [way.to_json() for way in self.ways],
             "versions": [asdict(row) for row in self.lineage],
             "environment": dict(self.environment),

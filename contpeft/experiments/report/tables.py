@@ -67,15 +67,17 @@ def best_cells(result: RunResult, protocol: Protocol) -> frozenset[tuple[str, in
     """Returns (label, number's index in :data:`contpeft.metrics.DEFINITIONS`) of the best values.
 
     Bounds, and ways that did not learn task after task (their diagonal is not measured), do not
-    compete.
+    compete, and nobody wins alone.
     """
     scored = {way.label: way.protocols[protocol].summary for way in result.scored(protocol) if not way.bound}
     rivals = {label: s.to_json() for label, s in scored.items() if s.learning_accuracy is not None}
     cells = set()
     for k, d in enumerate(DEFINITIONS):
         values = {label: value for label, row in rivals.items() if (value := row[d.field]) is not None}
+        if len(values) < 2:
+            continue
         smaller = d.loss or (result.lower_is_better and not d.signed)
-        best = (min if smaller else max)(values.values(), default=None)
+        best = (min if smaller else max)(values.values())
         cells |= {(label, k) for label, value in values.items() if value == best}
     return frozenset(cells)
 

@@ -11,7 +11,6 @@ import torch
 from contpeft.experiments.report import RunResult, collect
 from contpeft.spec import (
     AdapterState,
-    Base,
     BaseModel,
     Composition,
     HeadSpec,
@@ -100,28 +99,6 @@ class Recorder:
             run, config={**CONFIG, "seed": seed}, seed=seed, tasks=TASKS, scenario="class-incremental"
         )
 
-    def base(self) -> None:
-        """The untouched base, at chance level."""
-        digest = Base().digest(str)
-        self.store.add_scores(
-            Score(
-                self.run,
-                "base",
-                "main",
-                -1,
-                task.name,
-                protocol,
-                "accuracy",
-                value,
-                N,
-                digest,
-                "d",
-                kind="start",
-            )
-            for task in TASKS
-            for protocol, value in (("task_aware", 0.5), ("all_classes", 0.1))
-        )
-
     def register(self, name: str, step: int, kind: str = "lora", *parents: Parent) -> str:
         classes = tuple(label for task in TASKS[: step + 1] for label in task.classes)
         value = self.seed + step + sum(map(ord, name)) / 1000
@@ -156,22 +133,26 @@ class Recorder:
         ]
 
     def start_scores(self, way: str, step: int) -> list[Score]:
-        digest = f"{way}/start/{step}"
+        """Before training: through the adapters of earlier tasks, and through the bare base."""
+        task = TASKS[step].name
+        values = {step - 1: 0.87 + SPEED[step] - 0.01 * step * (way == "sequential"), -1: 0.8}
         return [
             Score(
                 self.run,
                 way,
                 "main",
-                step,
-                TASKS[step].name,
+                after,
+                task,
                 "task_aware",
                 "accuracy",
-                share(0.87 + SPEED[step] - 0.01 * step * (way == "sequential"), self.seed),
+                share(value, self.seed),
                 N,
-                digest,
-                TASKS[step].name,
+                f"{way}/start/{after}",
+                task,
                 kind="start",
             )
+            for after, value in values.items()
+            if step > 0
         ]
 
     def finish(
@@ -238,7 +219,6 @@ def record_joint(recorder: Recorder) -> None:
 
 def record_run(store: AdapterStore, run: str, seed: int) -> None:
     recorder = Recorder(store, run, seed)
-    recorder.base()
     router = record_frozen(recorder)
     record_sequential(recorder)
     record_isolated(recorder, router)

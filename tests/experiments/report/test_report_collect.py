@@ -82,10 +82,10 @@ def test_only_cells_that_were_copied_are_marked(result: RunResult) -> None:
 def test_forward_transfer_compares_the_start_with_the_base(result: RunResult) -> None:
     sequential = next(way for way in result.ways if way.label == "sequential")
     scored = sequential.protocols["task_aware"]
-    assert result.base["task_aware"] == {task.name: 0.5 for task in result.tasks}
-    assert list(scored.start) == [task.name for task in result.tasks]
-    gains = [value - 0.5 for value in list(scored.start.values())[1:]]
-    assert scored.summary.fwt == pytest.approx(sum(gains) / 4)
+    later = [task.name for task in result.tasks[1:]]
+    assert scored.base == dict.fromkeys(later, 0.8)
+    assert scored.start == dict(zip(later, (0.8625, 0.8625, 0.83125, 0.7875), strict=True))
+    assert scored.summary.fwt == pytest.approx((0.0625 + 0.0625 + 0.03125 - 0.0125) / 4)
     assert sequential.protocols["all_classes"].summary.fwt is None
 
 
@@ -136,9 +136,9 @@ def test_an_interrupted_run_keeps_what_was_measured(empty: AdapterStore) -> None
     assert (way.seconds, way.versions) == (None, ())
 
 
-def test_start_scores_alone_make_no_matrix(empty: AdapterStore) -> None:
-    empty.add_scores([score(0, "mail", 0.5, kind="start")])
-    assert dict(collect(empty, "r").ways[0].protocols) == {}
+def test_start_scores_alone_make_no_way(empty: AdapterStore) -> None:
+    empty.add_scores([score(0, "mail", 0.5, kind="start"), score(-1, "mail", 0.25, kind="start")])
+    assert collect(empty, "r").ways == ()
 
 
 def test_other_metrics_of_the_same_cells_are_left_out(empty: AdapterStore) -> None:
@@ -157,7 +157,7 @@ def test_lower_is_better_turns_differences_and_no_means(tmp_path: Path) -> None:
     store.start_run("r", config={}, seed=0, tasks=tasks, scenario="domain-incremental")
     cells = [(0, "a", 2.0), (0, "b", 8.0), (1, "a", 5.0), (1, "b", 3.0)]
     store.add_scores(score(i, task, value, metric="perplexity") for i, task, value in cells)
-    start = score(-1, "b", 9.0, metric="perplexity", way="base", kind="start")
+    start = score(-1, "b", 9.0, metric="perplexity", kind="start")
     store.add_scores([start])
     scored = collect(store, "r").ways[0].protocols["task_aware"]
     store.close()

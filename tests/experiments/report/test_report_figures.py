@@ -42,7 +42,9 @@ def title(ax: Axes) -> str:
 
 def made(label: str, rows: tuple[tuple[float | None, ...], ...], lower: bool = False) -> WayResult:
     m = Matrix(tuple(f"task${k}$" for k in range(len(rows))), rows)
-    scored = ProtocolResult(m, summarise(m, lower_is_better=lower), task_forgetting(m), {}, frozenset(), {})
+    scored = ProtocolResult(
+        m, summarise(m, lower_is_better=lower), task_forgetting(m), {}, {}, frozenset(), {}
+    )
     return WayResult(label, "main", label, {"task_aware": scored}, None, ())
 
 
@@ -161,6 +163,7 @@ def test_a_bar_without_a_value_is_left_out(result: RunResult) -> None:
     ax = drawing(accuracy_bars, with_ways(result, *ways)).axes[0]
     assert [text.get_text() for text in ax.texts] == ["\u2013", "37.5"]
     assert len(ax.patches) == 1
+    assert ax.get_ylim() == (1.5, -0.5)
     assert ax.lines[:] == []
 
 
@@ -205,7 +208,7 @@ def test_lineage_shows_parents_from_before_the_run_and_kinds_of_edges(result: Ru
     assert x0 == x1 < x2 == x3 < x4
     assert y0 == y2 < y1 == y3 < y4
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
-        "trained on from",
+        "continued from",
         "fused from",
         "frozen beside",
     ]

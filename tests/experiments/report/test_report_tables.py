@@ -26,13 +26,13 @@ def way(label: str, *rows: tuple[float | None, ...], lower: bool = False) -> Way
     m = Matrix(("a", "b"), rows)
     summary = summarise(m, base={"b": 0.25}, start={"b": 0.5}, lower_is_better=lower)
     lost = task_forgetting(m.negated() if lower else m)
-    scored = ProtocolResult(m, summary, lost, {}, frozenset({(1, "a")}), {})
+    scored = ProtocolResult(m, summary, lost, {}, {}, frozenset({(1, "a")}), {})
     return WayResult(label, "main", label, {"task_aware": scored}, 90.4, ())
 
 
 def run(result: RunResult, *ways: WayResult, lower: bool = False) -> RunResult:
     tasks = tuple(Task(name, ("x", "y"), "m", lower) for name in "ab")
-    return dataclasses.replace(result, tasks=tasks, ways=ways, lineage=(), base={})
+    return dataclasses.replace(result, tasks=tasks, ways=ways, lineage=())
 
 
 def test_comparison_table_of_a_run(result: RunResult) -> None:
@@ -83,7 +83,7 @@ def test_aggregate_table_shows_spread_and_a_smaller_n(store: AdapterStore, resul
     assert header == ["way", "ACC", "BWT", "forgetting", "FWT", "LA", "AIA"]
     table = {row[0]: row[1:] for row in rows}
     assert table["isolated"][0] == "93.6 \u00b1 0.0"
-    assert table["isolated"][3] == "+36.1 \u00b1 0.0"
+    assert table["isolated"][3] == "+6.1 \u00b1 0.0"
     assert table["sequential"][1] == "-10.5 (n=1)"
     assert table["joint"][4] == "\u2013"
 
@@ -98,6 +98,11 @@ def test_bold_is_the_best_rival_of_each_column(result: RunResult) -> None:
     # ACC, BWT, forgetting and AIA go to the one that keeps, LA to the other, FWT to both.
     want = {*(("keeps", k) for k in (0, 1, 2, 3, 5)), ("forgets", 3), ("forgets", 4)}
     assert best_cells(run(result, *ways), "task_aware") == want
+
+
+def test_nobody_is_best_alone(result: RunResult) -> None:
+    ways = way("frozen", (1.0, None), (1.0, 1.0)), way("keeps", (0.8, None), (0.8, 0.85))
+    assert best_cells(run(result, *ways), "task_aware") == frozenset()
 
 
 def test_bold_follows_the_metric(result: RunResult) -> None:

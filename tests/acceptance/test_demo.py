@@ -1,0 +1,138 @@
+"""The quickstart at full size: what it must show, over seeds and over kills.
+
+Hours on a busy machine, about half an hour on two idle cores: `make acceptance`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contpeft.experiments import load_experiment
+from contpeft.experiments.report import RunResult, collect
+from contpeft.store import AdapterStore
+
+pytestmark = pytest.mark.acceptance
+
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
+KILLS = 10
+
+
+def command(experiment: Path, folder: Path, *options: str) -> list[str]:
+    folders = ["--store", str(folder / "adapters"), "--report", str(folder / "reports")]
+    return [sys.executable, "-m", "contpeft", "run", str(experiment), *folders, *options]
+
+
+def run_to_end(experiment: Path, folder: Path, *options: str) -> str:
+    done = subprocess.run(command(experiment, folder, *options), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill_after(experiment: Path, folder: Path, moment: str, delay: float) -> None:
+    """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
+    process = subprocess.Popen(
+        command(experiment, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        said = any(line.startswith(moment) for line in process.stderr)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert said, f"the run ended without saying {moment!r}"
+
+
+def digests(store: AdapterStore, run: str) -> dict[str, tuple[Any, ...]]:
+    return {
+        v.ref: (v.fingerprint, v.sha256, v.base.fingerprint, tuple(p.ref for p in v.parents))
+        for v in store.versions(run=run)
+    }
+
+
+def values(store: AdapterStore, run: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    return {
+        (s.way, s.answer, s.kind, s.step, s.task, s.protocol): (s.value, s.n, s.composition, s.data)
+        for s in store.scores(run=run)
+    }
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterStore, list[RunResult]]:
+    """Runs the quickstart with three seeds into one store."""
+    folder = tmp_path_factory.mktemp("seeds")
+    for seed in ("0", "1", "2"):
+        started = time.monotonic()
+        print(run_to_end(QUICKSTART, folder, "--seed", seed))
+        print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
+    store = AdapterStore(folder / "adapters", create=False)
+    return store, [collect(store, name) for name in ("quickstart", "quickstart-seed1", "quickstart-seed2")]
+
+
+def test_sequential_forgets_with_every_seed(seeds: tuple[AdapterStore, list[RunResult]]) -> None:
+    for result in seeds[1]:
+        sequential = next(way for way in result.ways if way.way == "sequential").protocols
+        assert sequential["all_classes"].summary.bwt is not None
+        assert sequential["all_classes"].summary.bwt < -0.4
+        assert sequential["task_aware"].summary.bwt is not None
+        assert sequential["task_aware"].summary.bwt < -0.01
+
+
+def test_isolated_keeps_everything_with_every_seed(seeds: tuple[AdapterStore, list[RunResult]]) -> None:
+    store, results = seeds
+    for result in results:
+        isolated = next(way for way in result.ways if way.way == "isolated").protocols
+        assert isolated["task_aware"].summary.bwt == 0.0
+        assert isolated["task_aware"].summary.forgetting == 0.0
+        sequential = next(way for way in result.ways if way.way == "sequential").protocols
+        assert isolated["all_classes"].summary.acc is not None
+        assert sequential["all_classes"].summary.acc is not None
+        assert isolated["all_classes"].summary.acc > sequential["all_classes"].summary.acc + 0.2
+        assert len({store.show(row.ref).base.fingerprint for row in result.lineage}) == 1
+
+
+@pytest.mark.parametrize("way", ["sequential", "isolated"])
+def test_a_demo_killed_during_task_3_ends_like_a_straight_one(way: str, tmp_path: Path) -> None:
+    document = yaml.safe_load(QUICKSTART.read_text())
+    experiment = tmp_path / "demo.yaml"
+    experiment.write_text(yaml.safe_dump(document | {"strategies": [way]}))
+    straight = tmp_path / "straight"
+    run_to_end(experiment, straight)
+    expected = AdapterStore(straight / "adapters")
+
+    # Every killed run begins from a copy of what two tasks had left.
+    two_tasks = tmp_path / "two-tasks"
+    kill_after(experiment, two_tasks, f"{way}: task-3 (3 of 5), getting ready", 0)
+    assert len(AdapterStore(two_tasks / "adapters").steps("quickstart")) == 2
+    step = next(s for s in expected.steps("quickstart") if s.step == 2)
+
+    rng = random.Random(way)
+    for kill in range(KILLS // 2):
+        folder = tmp_path / f"kill-{kill}"
+        shutil.copytree(two_tasks, folder)
+        moment = f"{way}: task-3 (3 of 5), getting ready"
+        kill_after(experiment, folder, moment, rng.uniform(0, 0.9 * step.seconds))
+        resumed = AdapterStore(folder / "adapters")
+        done = len(resumed.steps("quickstart"))
+        assert done == 2, f"kill {kill} came after task 3"
+        resumed.close()
+        run_to_end(experiment, folder)
+        resumed = AdapterStore(folder / "adapters")
+        assert digests(resumed, "quickstart") == digests(expected, "quickstart")
+        assert values(resumed, "quickstart") == values(expected, "quickstart")
+        resumed.close()
+
+
+def test_the_quickstart_file_is_what_the_readme_says() -> None:
+    experiment = load_experiment(QUICKSTART)
+    assert experiment.strategies == ("frozen", "sequential", "isolated", "joint")
+    stream = experiment.stream.build(experiment.seed)
+    assert [len(data.classes) for data in stream] == [2] * 5

@@ -1,0 +1,330 @@
+"""Every method that is a set of layers: trained alone, taken out without a trace, read back bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from contpeft.adapters import AdaptedModel, check_spec, method_names
+from contpeft.adapters.methods import config_from_json, config_to_json, make_config
+from contpeft.digest import canonical_json
+from contpeft.errors import SpecError, UnsupportedError
+from contpeft.spec import AdapterSpec, AdapterState
+
+# What a method needs on layers 16 wide.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adalora": {"total_step": 10},
+    "boft": {"boft_block_size": 4},
+    "c3a": {"block_size": 4},
+    "fourierft": {"n_frequency": 20},
+    "miss": {"r": 4},
+    "oft": {"oft_block_size": 4},
+    "psoft": {"r": 4},
+    "road": {"group_size": 4},
+    "shira": {"r": 2},
+    "trainable_tokens": {"token_indices": [1, 2]},
+    "vblora": {"vector_length": 4, "num_vectors": 8, "topk": 2},
+    "vera": {"r": 4},
+    "waveft": {"n_frequency": 20},
+}
+# Starting values that are not the identity, or only up to rounding.
+INEXACT_START = {
+    "c3a": 1e-3,
+    "fourierft": 1e-1,
+    "frod": 1e-6,
+    "hra": 1e-6,
+    "osf": 1e-6,
+    "unilora": 1e-4,
+    "vblora": 1e-4,
+}
+
+quiet = pytest.mark.filterwarnings(
+    "ignore:Failed to load the CUDA extension:UserWarning",
+    "ignore:Setting boft_n_butterfly_factor to 1:UserWarning",
+    "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
+    "ignore:Unsupported layer type:UserWarning",
+)
+each_method = pytest.mark.parametrize("method", method_names())
+
+
+def spec(method: str) -> AdapterSpec:
+    return AdapterSpec(method, **OPTIONS.get(method, {}))
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # BOFT looks for one, and leaves these variables set when there is none.
+    for name, value in {"CC": "gcc", "CXX": "gcc", "TORCH_EXTENSIONS_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+
+
+def peft_folder(state: AdapterState, folder: Path) -> Path:
+    """Writes a state the way PEFT stores adapters."""
+    told = {**state.config, "peft_version": peft.__version__}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    save_file(state.adapter_tensors(), folder / "adapter_model.safetensors")
+    return folder
+
+
+@quiet
+@each_method
+def test_a_method_leaves_the_base_alone_and_no_trace(method: str) -> None:
+    model = bert()
+    before, looks = values(model), look(model)
+    adapted = AdaptedModel.of(model)
+    fingerprint = adapted.base.fingerprint
+    start = logits(model)
+    adapted.attach(spec(method))
+    torch.testing.assert_close(logits(model), start, rtol=0, atol=INEXACT_START.get(method, 0))
+    trained(adapted)
+    assert (logits(model) - start).abs().max() > 1e-6
+    adapted.detach()
+    after = values(model)
+    head = {name for name in before if name.startswith("classifier.")}
+    assert same(
+        {k: v for k, v in before.items() if k not in head}, {k: after[k] for k in after if k not in head}
+    )
+    assert not any(torch.equal(before[name], after[name]) for name in head)
+    assert look(model) == looks
+    assert adapted.verify_base().fingerprint == fingerprint
+
+
+@quiet
+@each_method
+def test_only_what_the_method_trains_and_the_head_get_gradients(method: str) -> None:
+    model = bert()
+    adapted = AdaptedModel.of(model)
+    attachment = adapted.attach(spec(method))
+    trainable = adapted.train_only()
+    trained(adapted, steps=1)
+    graded = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert graded == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {id(p) for p in trainable} == {id(p) for p in model.parameters() if p.requires_grad}
+    # PEFT's own choice on an equal model.
+    other = bert()
+    get_peft_model(other, make_config(spec(method), other, other.classifier), adapter_name="current")
+    assert len(attachment.trainable()) == sum(p.requires_grad for p in other.parameters())
+    assert graded - {"classifier.weight", "classifier.bias"} == {
+        name for name, p in other.named_parameters() if p.requires_grad
+    }
+
+
+@quiet
+@each_method
+def test_a_stored_adapter_answers_bit_for_bit_on_a_fresh_model(method: str) -> None:
+    model = bert()
+    state = trained(AdaptedModel.of(model), spec(method))
+    stored = AdapterState(
+        state.kind, json.loads(canonical_json(dict(state.config))), dict(state.tensors), state.head
+    )
+    fresh = AdaptedModel.of(bert())
+    torch.manual_seed(99)
+    fresh.attach_state(stored)
+    fresh.load_head(stored)
+    assert torch.equal(logits(fresh.module), logits(model))
+    again = fresh.state()
+    assert again.config == state.config
+    assert same(again.tensors, state.tensors)
+
+
+@quiet
+@pytest.mark.parametrize(
+    "method", ["lora", "ia3", "vera", "loha", "lokr", "oft", "ln_tuning", "adalora", "hra"]
+)
+def test_peft_reads_what_is_stored(method: str, tmp_path: Path) -> None:
+    model = bert()
+    state = trained(AdaptedModel.of(model), spec(method))
+    oracle = bert()
+    oracle.classifier.load_state_dict(state.head_tensors())
+    theirs = PeftModel.from_pretrained(oracle, peft_folder(state, tmp_path)).eval()
+    assert torch.equal(logits(theirs), logits(model))
+    theirs.save_pretrained(tmp_path / "by-peft", save_embedding_layers=False)
+    assert same(load_file(tmp_path / "by-peft" / "adapter_model.safetensors"), state.adapter_tensors())
+
+
+def test_names_on_disk_are_those_of_peft() -> None:
+    state = trained(AdaptedModel.of(bert()))
+    assert sorted(state.tensors) == sorted(
+        [
+            *(
+                f"base_model.model.bert.encoder.layer.{layer}.attention.self.{part}.lora_{factor}.weight"
+                for layer in (0, 1)
+                for part in ("query", "value")
+                for factor in "AB"
+            ),
+            "head.bias",
+            "head.weight",
+        ]
+    )
+    assert state.kind == "lora"
+    assert state.tensors[f"base_model.model.{QUERY}.lora_A.weight"].shape == (8, 16)
+
+
+def test_defaults_of_lora() -> None:
+    config = make_config(AdapterSpec("lora", r=4), bert())
+    assert (config.r, config.lora_alpha, config.target_modules) == (4, 8, {"query", "value"})
+
+
+def test_short_names_stand_for_what_a_method_calls_them() -> None:
+    lora = make_config(AdapterSpec("lora", alpha=3, dropout=0.25, targets=["key"]), bert())
+    assert (lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (3, 0.25, {"key"})
+    loha = make_config(AdapterSpec("loha", alpha=3, dropout=0.25), bert())
+    assert (loha.alpha, loha.module_dropout) == (3, 0.25)
+
+
+def test_a_configuration_travels_as_json() -> None:
+    config = make_config(AdapterSpec("lora", rank_pattern={"query": 2}, targets=("value", "query")), bert())
+    told = json.loads(canonical_json(config_to_json(config)))
+    assert told["peft_type"] == "LORA"
+    assert told["target_modules"] == ["query", "value"]
+    assert {"base_model_name_or_path", "peft_version", "inference_mode"}.isdisjoint(told)
+    assert config_to_json(config_from_json(told)) == told
+
+
+def test_a_key_of_another_release_is_not_dropped() -> None:
+    told = config_to_json(make_config(AdapterSpec("lora"), bert())) | {"use_magic": True}
+    with pytest.raises(SpecError, match="keys this release of PEFT does not know: use_magic"):
+        config_from_json(told)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (AdapterSpec("lorra"), "no adapter method 'lorra'; did you mean 'lora'?"),
+        (AdapterSpec("lora", lora_alhpa=2), "no option 'lora_alhpa'; did you mean 'lora_alpha'?"),
+        (
+            AdapterSpec("lora", targts=["query"]),
+            "method 'lora' has no option 'targts'; did you mean 'targets'?",
+        ),
+        (AdapterSpec("ia3", alpha=2), "method 'ia3' has no option 'alpha'; there are: auto_mapping, "),
+    ],
+)
+def test_unknown_names_are_named_with_the_nearest(wrong: AdapterSpec, message: str) -> None:
+    for check in (lambda: check_spec(wrong), lambda: AdaptedModel.of(bert()).attach(wrong)):
+        with pytest.raises(SpecError) as caught:
+            check()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt", "cpt", "poly", "xlora", "shadow"],
+)
+def test_what_is_no_set_of_layers_is_refused(method: str) -> None:
+    assert method not in method_names()
+    with pytest.raises(
+        UnsupportedError, match=f"method '{method}' changes a model's inputs or needs PEFT's own"
+    ):
+        check_spec(AdapterSpec(method))
+
+
+def test_a_prompt_configuration_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="method 'prompt_tuning'"):
+        AdaptedModel.of(bert()).attach(PromptTuningConfig(num_virtual_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "effect"),
+    [
+        ("bias", "all", "trains the base's own biases"),
+        ("modules_to_save", ["classifier"], "the head is stored with every version anyway"),
+        ("init_lora_weights", "pissa", "rewrites the base"),
+        ("init_lora_weights", "olora", "rewrites the base"),
+        ("layer_replication", [[0, 2], [0, 2]], "makes the base deeper"),
+        ("alora_invocation_tokens", [1], "acts inside PEFT's own forward only"),
+    ],
+)
+def test_an_option_that_reaches_beyond_the_adapter_is_refused(option: str, value: Any, effect: str) -> None:
+    model = bert()
+    before, looks = values(model), look(model)
+    wanted = LoraConfig(target_modules=["query"], task_type="CAUSAL_LM", **{option: value})
+    for refused in (AdapterSpec("lora", **{option: value}), wanted):
+        with pytest.raises(UnsupportedError, match=f"option {option}=.* is not supported: it .*{effect}"):
+            AdaptedModel.of(model).attach(refused)
+    with pytest.raises(UnsupportedError, match=f"option {option}="):
+        check_spec(AdapterSpec("lora", **{option: value}))
+    assert same(values(model), before)
+    assert look(model) == looks
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        (AdapterSpec("lora", r=0), "`r` should be a positive integer"),
+        (AdapterSpec("adalora"), "`total_step`"),
+        (AdapterSpec("c3a", block_size=7), "block size should be a factor"),
+        # Fits the first targets, not the later ones: layers are in the model when it fails.
+        (AdapterSpec("miss", r=20, targets=["intermediate.dense", "layer.1.output.dense", "query"]), "`r`"),
+        (LoraConfig(target_modules=["query"], lora_dropout=3.0), "dropout probability"),
+    ],
+)
+def test_a_refusal_of_the_method_leaves_the_model_as_it_was(refused: Any, reason: str) -> None:
+    model = bert()
+    before, looks, start = values(model), look(model), logits(model)
+    adapted = AdaptedModel.of(model)
+    with pytest.raises(SpecError, match=reason):
+        adapted.attach(refused)
+    assert same(values(model), before)
+    assert look(model) == looks
+    assert torch.equal(logits(model), start)
+    trained(adapted)  # and it can be used
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["query", "value"], r=4),
+        LoraConfig(target_modules=["query"], task_type="SEQ_CLS"),
+        LoraConfig(target_modules=["query"], use_dora=True),
+        LoraConfig(target_modules=["query"], lora_bias=True),
+        LoraConfig(target_modules=["query"], trainable_token_indices=[3, 5]),
+        LoraConfig(target_modules=[], target_parameters=["query.weight", "output.dense.weight"]),
+        LoraConfig(target_modules=["word_embeddings"]),
+        LoraConfig(target_modules=["query"], inference_mode=True),
+        IA3Config(),
+    ],
+    ids=["lora", "task", "dora", "bias", "tokens", "parameters", "embeddings", "inference", "ia3"],
+)
+def test_peft_configurations_are_taken_as_they_are(config: PeftConfig) -> None:
+    model = bert()
+    before, looks, told = values(model), look(model), config.to_dict()
+    adapted = AdaptedModel.of(model)
+    start = logits(model)
+    adapted.attach(config)
+    assert torch.equal(logits(model), start)
+    state = trained(adapted)
+    answered = logits(model)
+    assert not torch.equal(answered, start)
+    adapted.detach()
+    model.classifier.load_state_dict(
+        {"weight": before["classifier.weight"], "bias": before["classifier.bias"]}
+    )
+    assert same(values(model), before)
+    assert look(model) == looks
+    fresh = AdaptedModel.of(bert())
+    fresh.attach_state(state)
+    fresh.load_head(state)
+    assert torch.equal(logits(fresh.module), answered)
+    assert config.to_dict() == told
+
+
+def test_transposed_layers_are_handled_without_a_word() -> None:
+    for given in (
+        AdapterSpec("lora"),
+        LoraConfig(target_modules=["c_attn"]),
+        AdapterSpec("ia3"),
+        spec("vera"),
+    ):
+        adapted = AdaptedModel.of(gpt2())
+        adapted.attach(given)
+        assert adapted.attachment is not None
+        assert adapted.attachment.config.fan_in_fan_out
+        assert logits(adapted.module, IDS[:, :5]).shape == (3, 5, 48)

@@ -62,13 +62,15 @@ def text_loader(
     examples: Any, classes: Sequence[str], tokenizer: Any, rows: int, *, shuffle: bool = False
 ) -> DataLoader[Any]:
     """Returns batches of token ids and labels, ``rows`` texts of each class."""
-    pairs = list(zip(examples.inputs, examples.labels, strict=True))
-    chosen = [pair for label in classes for pair in [pair for pair in pairs if pair[1] == label][:rows]]
+    chosen: list[tuple[str, int]] = []
+    for number, label in enumerate(classes):
+        texts = [text for text, each in zip(examples.inputs, examples.labels, strict=True) if each == label]
+        chosen += [(text, number) for text in texts[:rows]]
 
-    def collate(batch: list[tuple[str, str]]) -> dict[str, Tensor]:
+    def collate(batch: list[tuple[str, int]]) -> dict[str, Tensor]:
         texts, labels = zip(*batch, strict=True)
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=64, return_tensors="pt")
-        return {**tokens, "labels": torch.tensor([classes.index(label) for label in labels])}
+        return {**tokens, "labels": torch.tensor(labels)}
 
     return DataLoader(chosen, batch_size=16, shuffle=shuffle, collate_fn=collate)  # type: ignore[arg-type]
 
@@ -100,15 +102,13 @@ def main(options: argparse.Namespace) -> None:
         trainer.fit(module, train, test)
         (version,) = continual.registered
         accuracy = float(trainer.callback_metrics["val_acc"])
-        print(
-            f"{version.ref}: {version.parameters:,} parameters, {version.bytes / 1e3:.0f} kB, {accuracy:.1%}"
-        )
+        print(f"{version.ref}: {version.parameters:,} parameters trained, {accuracy:.1%} right")
         earlier[task] = test
 
-    print("\nand the task learnt first, asked again at the end:")
+    print("\nThe task learnt first, asked again at the end:")
     for score in store.scores(run="monitor"):
         adapter = score.task if score.answer == "own" else score.way
-        print(f"  {score.task} answered by {adapter}: {score.value:.1%} of {score.n}")
+        print(f"  {score.task} answered by {adapter}: {score.value:.1%} right")
 
 
 if __name__ == "__main__":

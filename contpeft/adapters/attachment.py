@@ -75,13 +75,11 @@ class Attachment:
         """
         if not state.adapter_tensors():
             raise SpecError(f"a version of kind {state.kind!r} holds no adapter to attach")
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), ExitStack() as undo:
             attachment = cls(model, config_from_json(state.config))
-        try:
+            undo.callback(attachment.remove)
             attachment.load(state.adapter_tensors())
-        except SpecError:
-            attachment.remove()
-            raise
+            undo.pop_all()
         return attachment
 
     def parameters(self) -> list[nn.Parameter]:
@@ -93,6 +91,11 @@ class Attachment:
     def trainable(self) -> list[nn.Parameter]:
         """Returns those of the adapter's parameters that its method trains."""
         return list(self._trainable)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Returns the parameters in use under their names in :meth:`tensors` and in stored versions."""
+        live = self._live().items()
+        return {_portable(name): value for name, value in live if isinstance(value, nn.Parameter)}
 
     def train(self) -> None:
         """Puts the adapter's own modules in train mode, the base's left as they are."""
@@ -169,7 +172,10 @@ class Attachment:
         """Returns the adapter's tensors in place, under PEFT's names on disk."""
         with self._inside():
             found: dict[str, Tensor] = get_peft_model_state_dict(
-                self._peft, self._peft.state_dict(), adapter_name=_SLOT, save_embedding_layers=False
+                self._peft,
+                self._peft.state_dict(keep_vars=True),
+                adapter_name=_SLOT,
+                save_embedding_layers=False,
             )
         return found
 

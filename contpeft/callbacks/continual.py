@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
 
@@ -28,12 +29,39 @@ from contpeft.callbacks.guards import (
     verify_optimizers,
 )
 from contpeft.callbacks.shared import Patches, add_to_loss, as_store, on_rank_zero
-from contpeft.errors import IntegrityError, TrainingError
+from contpeft.errors import IntegrityError, TrainingError, UnsupportedError
 from contpeft.spec import AdapterSpec, Task, Version, check_name
 from contpeft.store import AdapterStore
 from contpeft.strategies import Context, Recipe, TrainingData, find_recipe
 
 __all__ = ["ContinualAdapter"]
+
+
+@dataclass
+class _Fit:
+    """What is known of one fit.
+
+    Attributes:
+        context: the task at hand; None until the adapter is attached.
+        trainable: what the adapter and the head train.
+        dtype: of the base when the adapter was attached.
+        before: trainable parameters before the update that is to be corrected.
+        steps: batches trained on, those before a resumption included.
+        seconds: time trained before a resumption.
+        started: when training started in this process; None until then.
+    """
+
+    context: Context | None = None
+    trainable: list[nn.Parameter] = field(default_factory=list)
+    dtype: torch.dtype | None = None
+    before: dict[str, Tensor] | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    started: float | None = None
+
+    def elapsed(self) -> float:
+        """Returns the seconds trained so far."""
+        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
 
 
 class ContinualAdapter(L.Callback):
@@ -92,18 +120,16 @@ class ContinualAdapter(L.Callback):
         self._data = data
         self._backbone_mode = backbone_mode
         self._make_context = context or self._own_context
-        self._context: Context | None = None
-        self._trainable: list[nn.Parameter] = []
         self._patches = Patches()
-        self._before: dict[str, Tensor] | None = None
-        self._dtype = torch.get_default_dtype()
-        self._steps = 0
-        self._seconds = 0.0
-        self._started: float | None = None
+        self._fit = _Fit()
+        if not self.recipe.init.trains:
+            raise UnsupportedError(
+                "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: primitives only."""
-        return {"task": self.task.name, "steps": self._steps, "seconds": self._elapsed()}
+        return {"task": self.task.name, "steps": self._fit.steps, "seconds": self._fit.elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes steps and time of the fit that is resumed.
@@ -116,7 +142,7 @@ class ContinualAdapter(L.Callback):
                 f"the checkpoint's task is {state_dict['task']!r}, this fit's is {self.task.name!r}; "
                 "resume with the task it was written for"
             )
-        self._steps, self._seconds = state_dict["steps"], state_dict["seconds"]
+        self._fit.steps, self._fit.seconds = state_dict["steps"], state_dict["seconds"]
 
     # --- attach ---------------------------------------------------------------------------------
 
@@ -129,8 +155,7 @@ class ContinualAdapter(L.Callback):
         """
         if stage != "fit":
             return
-        self._context, self.registered = None, ()
-        self._steps, self._seconds, self._started = 0, 0.0, None
+        self._fit, self.registered = _Fit(), ()
         refuse_settings(trainer)
         if self.recipe.penalty is not None or self.recipe.projection is not None:
             refuse_manual(pl_module)
@@ -139,17 +164,16 @@ class ContinualAdapter(L.Callback):
         else:
             self._attach(pl_module)
         if self.recipe.penalty is not None:
-            self._patches.replace(
-                pl_module, "training_step", add_to_loss(pl_module.training_step, self._penalty)
-            )
+            penalised = add_to_loss(pl_module.training_step, self._penalty)
+            self._patches.replace(pl_module, "training_step", penalised)
 
     def _attach(self, pl_module: L.LightningModule) -> None:
         adapted = AdaptedModel.of(pl_module, **self._paths)
+        self._fit.context = self._make_context(adapted)
         adapted.detach()
-        self._context = self._make_context(adapted)
-        self.recipe.start(self._context)
-        self._trainable = adapted.train_only()
-        self._dtype = next(adapted.model.parameters()).dtype
+        self.recipe.start(self._fit.context)
+        self._fit.trainable = adapted.train_only()
+        self._fit.dtype = next(adapted.model.parameters()).dtype
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
         self._set_mode(base_training=True)
 
@@ -159,7 +183,7 @@ class ContinualAdapter(L.Callback):
 
         def configure_then_attach() -> None:
             configure_model()
-            if self._context is None:
+            if self._fit.context is None:
                 self._attach(pl_module)
 
         return configure_then_attach
@@ -193,9 +217,9 @@ class ContinualAdapter(L.Callback):
         Raises:
             TrainingError: before the fit has set it up.
         """
-        if self._context is None:
+        if self._fit.context is None:
             raise TrainingError(f"task {self.task.name!r} has not been set up; it is at the start of a fit")
-        return self._context
+        return self._fit.context
 
     # --- train ----------------------------------------------------------------------------------
 
@@ -205,30 +229,30 @@ class ContinualAdapter(L.Callback):
         Raises:
             TrainingError: if not.
         """
-        verify_optimizers(trainer, pl_module, self._trainable)
-        check_dtype(trainer, self.context.adapted.model, self._dtype)
+        verify_optimizers(trainer, pl_module, self._fit.trainable)
+        check_dtype(trainer, self.context.adapted.model, self._fit.dtype)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the base in the chosen mode and starts the clock."""
         self._set_mode(base_training=self._backbone_mode == "train")
-        self._started = time.monotonic()
+        self._fit.started = time.monotonic()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Remembers the parameters if the recipe corrects the update to come."""
-        if self.recipe.projection is not None and self._before is None:
+        if self.recipe.projection is not None and self._fit.before is None:
             trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-            self._before = {name: p.detach().clone() for name, p in trainable.items()}
+            self._fit.before = {name: p.detach().clone() for name, p in trainable.items()}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the step and lets the recipe correct the update just applied."""
-        self._steps += 1
-        if self._before is not None:
-            self.recipe.project(self.context, self._before)
-            self._before = None
+        self._fit.steps += 1
+        if self._fit.before is not None:
+            self.recipe.project(self.context, self._fit.before)
+            self._fit.before = None
 
     def _penalty(self, batch: Any, outputs: Any) -> Tensor | None:
         return self.recipe.loss(self.context, batch, outputs)
@@ -241,7 +265,7 @@ class ContinualAdapter(L.Callback):
         Raises:
             TrainingError: if no step was taken, or rank zero could not register.
         """
-        check_steps_taken(trainer, self._steps, self.task.name)
+        check_steps_taken(trainer, self._fit.steps, self.task.name)
         if getattr(trainer, "fast_dev_run", False):
             rank_zero_info("fast_dev_run trains a few batches: nothing is registered")
             return
@@ -258,12 +282,9 @@ class ContinualAdapter(L.Callback):
             run=context.run,
             task=context.task.name,
             data=context.data.digest if context.data else None,
-            seconds=self._elapsed(),
+            seconds=self._fit.elapsed(),
         )
         return self.recipe.end(context, trained)
-
-    def _elapsed(self) -> float:
-        return self._seconds + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Registers what a checkpoint of a finished fit brought back; Lightning has nothing to train then.
@@ -271,7 +292,7 @@ class ContinualAdapter(L.Callback):
         Raises:
             TrainingError: if nothing was trained at all.
         """
-        if self._started is None:
+        if self._fit.started is None:
             self.on_train_end(trainer, pl_module)
 
     def on_exception(
@@ -279,9 +300,10 @@ class ContinualAdapter(L.Callback):
     ) -> None:
         """Takes a half-trained adapter and head out again: the module is as it was first seen."""
         self._patches.undo()
-        if self._context is not None and trainer.state.fn == "fit":
-            self._context.adapted.detach()
-            self._context.adapted.reset_head()
+        if self._fit.context is not None and trainer.state.fn == "fit":
+            adapted = self._fit.context.adapted
+            adapted.detach()
+            adapted.reset_head()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Puts patched methods back; the trained adapter stays attached and answers."""

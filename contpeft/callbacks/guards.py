@@ -61,7 +61,7 @@ def refuse_manual(module: L.LightningModule) -> None:
         )
 
 
-def check_dtype(trainer: L.Trainer, base: nn.Module, attached: torch.dtype) -> None:
+def check_dtype(trainer: L.Trainer, base: nn.Module, attached: torch.dtype | None) -> None:
     """Checks that the trainer's precision left the base as it was when the adapter was attached.
 
     Raises:

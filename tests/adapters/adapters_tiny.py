@@ -155,6 +155,7 @@ def look(module: nn.Module) -> dict[str, Any]:
 def answer_stored(folder: str) -> None:
     """Writes what the stored adapter ``colours`` answers on a fresh module; run in another process."""
     adapted = AdaptedModel.of(Module())
+    print(adapted.base.fingerprint)
     state = AdapterStore(f"{folder}/store", create=False).load("colours@1")
     adapted.attach_state(state)
     adapted.load_head(state)

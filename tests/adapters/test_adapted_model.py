@@ -19,6 +19,7 @@ from adapters_tiny import (
     same,
     step,
     trained,
+    tree,
     values,
     version,
 )
@@ -260,6 +261,19 @@ class TestState:
             attachment.load(half)
         assert same(attachment.tensors(), state.adapter_tensors())
 
+    def test_it_can_be_taken_while_the_adapter_is_out(self) -> None:
+        module = Module()
+        adapted = AdaptedModel.of(module)
+        state, looks, answered = trained(adapted), look(module), logits(module)
+        plain = look(Module())["tree"].keys()
+        with adapted.attachment.removed():
+            assert tree(module).keys() == plain
+            assert same(adapted.attachment.tensors(), state.adapter_tensors())
+            assert tree(module).keys() == plain
+            adapted.attachment.remove()  # nothing new
+        assert look(module) == looks
+        assert torch.equal(logits(module), answered)
+
     def test_class_statistics_are_no_adapter(self) -> None:
         state = AdapterState("statistics", {}, {"head.means": torch.ones(1, 2)}, HeadSpec("statistics"))
         with pytest.raises(SpecError, match=r"^a version of kind 'statistics' holds no adapter to attach$"):
@@ -289,7 +303,9 @@ class TestState:
         expected = logits(adapted.module)
         AdapterStore(tmp_path / "store").register("colours", state, base=adapted.base)
         code = "import sys; from adapters_tiny import answer_stored; answer_stored(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, check=True)
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        told = subprocess.check_output(command, cwd=Path(__file__).parent, text=True)
+        assert told.strip() == adapted.base.fingerprint
         assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], expected)
 
 

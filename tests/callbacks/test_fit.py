@@ -240,6 +240,23 @@ def test_a_projection_sees_the_whole_update_of_an_optimizer_that_evaluates_often
     assert torch.equal(updates[0][head], starts.seen[1][head] - starts.seen[0][head])
 
 
+def test_a_projection_forgets_the_step_at_which_a_fit_broke_off(store: AdapterStore) -> None:
+    class Breaking(TinyModule):
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            super().optimizer_step(*args, **kwargs)
+            if self.trainer.global_step == 1:
+                raise RuntimeError("stop")  # the update is applied, not yet corrected
+
+    updates: list[dict[str, Tensor]] = []
+    continual = ContinualAdapter(store, "billing", LORA, recipe=Recipe(projection=FirstRows(updates)))
+    with pytest.raises(RuntimeError, match="stop"):
+        learn(Breaking(), continual)
+    assert len(updates) == 1
+    starts = Probe(lambda trainer, module: module.head.weight.detach().clone())
+    learn(TinyModule(), continual, starts)
+    assert torch.equal(updates[1]["head.weight"], starts.seen[1] - starts.seen[0])
+
+
 # --- modes ---------------------------------------------------------------------------------------
 
 
@@ -306,3 +323,5 @@ def test_a_recipe_can_be_named(store: AdapterStore) -> None:
     assert ContinualAdapter(store, "billing", recipe="sequential").recipe is RECIPES["sequential"]
     with pytest.raises(NotFoundError, match="no strategy 'sequentiel'; did you mean 'sequential'"):
         ContinualAdapter(store, "billing", recipe="sequentiel")
+    with pytest.raises(UnsupportedError, match="this recipe trains no adapter"):
+        ContinualAdapter(store, "billing", recipe="frozen")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -210,16 +209,6 @@ def test_an_error_of_the_store_surfaces(store: AdapterStore, monkeypatch: pytest
     with pytest.raises(StoreBusyError, match="the disk is full"):
         learn(module, ContinualAdapter(store, "billing", LORA))
     assert not AdaptedModel.of(module).active
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_store_surfaces(store: AdapterStore) -> None:
-    store.versions()
-    store.close()
-    for path in (store.path, *store.path.rglob("*")):
-        path.chmod(path.stat().st_mode & ~0o222)
-    with pytest.raises(StoreBusyError, match="read-only"):
-        learn(TinyModule(), ContinualAdapter(store, "billing", LORA))
 
 
 def test_a_store_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ class TestText:
         torch.testing.assert_close(module.training_step(batch, 0), expected)
 
     def test_an_unknown_model_is_one_line(self) -> None:
-        with pytest.raises(NotFoundError, match=r"cannot load model 'no/such'.*name a local folder") as caught:
+        with pytest.raises(
+            NotFoundError, match=r"cannot load model 'no/such'.*name a local folder"
+        ) as caught:
             TextClassifier("no/such")
         assert "\n" not in str(caught.value)
 

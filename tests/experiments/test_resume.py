@@ -7,7 +7,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from sequence_files import outcome, run_command, run_to_end, write_experiment
 
 from contpeft.store import AdapterStore
@@ -36,25 +35,21 @@ def kill_after(experiment: Path, moment: str, delay: float) -> None:
     assert said, f"the run ended without saying {moment!r}"
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    experiment = write_experiment(tmp_path_factory.mktemp("straight"))
-    run_to_end(experiment)
-    return experiment
-
-
-def test_a_run_killed_again_and_again_ends_like_a_straight_one(straight: Path, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_like_a_straight_one(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     experiment, rng = write_experiment(tmp_path), random.Random(0)
     for moment in MOMENTS:
         kill_after(experiment, moment, rng.uniform(0, 0.3))
     run_to_end(experiment)
-    assert outcome(tmp_path / "adapters", "mini") == outcome(straight.parent / "adapters", "mini")
+    assert outcome(tmp_path / "adapters", "mini") == outcome(finished[0] / "adapters", "mini")
     assert AdapterStore(tmp_path / "adapters").run("mini").status == "finished"
 
 
-def test_a_second_call_trains_nothing_and_reports_the_same(straight: Path) -> None:
-    store, summary = straight.parent / "adapters", straight.parent / "reports" / "mini" / "summary.json"
+def test_a_second_call_trains_nothing_and_reports_the_same(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    store, summary = folder / "adapters", folder / "reports" / "mini" / "summary.json"
     before, told = outcome(store, "mini"), summary.read_bytes()
-    run_to_end(straight)
+    assert run_to_end(folder / "mini.yaml") == printed
     assert outcome(store, "mini") == before
     assert summary.read_bytes() == told

@@ -11,19 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sequence_files import EXPERIMENT, outcome, run_command, run_to_end, write_experiment
+from sequence_files import EXPERIMENT, outcome, run_command, write_experiment
 
 from contpeft.errors import ConfigError, UnsupportedError
 from contpeft.experiments import Progress, parse_experiment, run_experiment
 from contpeft.experiments.report import collect
 from contpeft.spec import Route, Single
 from contpeft.store import AdapterStore
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    experiment = write_experiment(tmp_path_factory.mktemp("run"))
-    return experiment.parent, run_to_end(experiment)
 
 
 @pytest.fixture(scope="module")

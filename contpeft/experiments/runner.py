@@ -7,6 +7,7 @@ run too, so a resumed run takes the same path: same seeds, same tensors, same sc
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -127,6 +128,8 @@ class _Sequence:
             else:
                 self._observer(at)
                 history += self._run_step(_Step(way, recipe, index, data, history, at))
+                # Module, trainer and callbacks refer to each other: without this, base models pile up.
+                gc.collect()
             self._done += self._batches(recipe, data)
             self._observer(replace(at, phase="kept" if index in finished else "finished", done=self._done))
 

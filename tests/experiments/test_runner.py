@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from sequence_files import EXPERIMENT, outcome, run_command, write_experiment
 
 from contpeft.errors import ConfigError, UnsupportedError
-from contpeft.experiments import Progress, parse_experiment, run_experiment
+from contpeft.experiments import Experiment, Progress, parse_experiment, run_experiment
 from contpeft.experiments.report import collect
 from contpeft.spec import Route, Single
 from contpeft.store import AdapterStore
@@ -147,6 +148,23 @@ class TestTakenUpAgain:
         assert [s.way for s in AdapterStore(tmp_path / "adapters").steps("mini")] == ["frozen"] * 3 + [
             "joint-linear"
         ]
+
+    def test_base_models_do_not_pile_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[weakref.ref[Any]] = []
+        make = Experiment.make
+
+        def recorded(experiment: Experiment, callbacks: list[Any]) -> Any:
+            module, trainer = make(experiment, callbacks)
+            made.append(weakref.ref(module))
+            return module, trainer
+
+        def watch(at: Progress) -> None:
+            if at.phase == "finished":
+                assert [module() for module in made] == [None] * (at.step + 1)
+
+        monkeypatch.setattr(Experiment, "make", recorded)
+        run_experiment(parse_experiment(small(tmp_path, strategies=["isolated"])), watch)
+        assert len(made) == 3
 
     def test_changed_data_are_refused(self, tmp_path: Path) -> None:
         labels = {

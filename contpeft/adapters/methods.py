@@ -100,6 +100,7 @@ def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
 
     Raises:
         SpecError: if a key is not one of the method's, so that nothing is dropped silently.
+        UnsupportedError: if an option changes more than the modules the method is applied to.
     """
     config_type = _config_type(str(value["peft_type"]).lower())
     known = {f.name for f in dataclasses.fields(config_type)}
@@ -110,6 +111,7 @@ def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
             f"stored configuration has keys this release of PEFT does not know: {', '.join(unknown)}; "
             "use the release named in the version's environment"
         )
+    _check_options(options)
     return config_type(**options)
 
 

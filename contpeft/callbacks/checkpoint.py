@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as L
+from torch import Tensor
 
 from contpeft.adapters import AdaptedModel
 from contpeft.callbacks.continual import ContinualAdapter
@@ -56,7 +57,8 @@ class AdapterCheckpoint(L.Callback):
         """Drops the base's parameters and adds the manifest."""
         dropped = _names(pl_module, kept=False)
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if _plain(k) not in dropped}
+        kept = {_plain(name): tensor for name, tensor in state.items()}
+        checkpoint["state_dict"] = {name: tensor for name, tensor in kept.items() if name not in dropped}
         checkpoint[MANIFEST] = _manifest(pl_module, required(ContinualAdapter, trainer, self))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -92,21 +94,26 @@ def _checked(pl_module: L.LightningModule, continual: ContinualAdapter, on_load_
                     f"the checkpoint's {key} is {stored.get(key)!r}, this fit's is {here!r}; "
                     "resume with the task and model it was written for"
                 )
-        _check_names(pl_module, {_plain(name) for name in checkpoint["state_dict"]})
+        checkpoint["state_dict"] = _as_named_here(pl_module, checkpoint["state_dict"])
         on_load_checkpoint(checkpoint)
 
     return check
 
 
-def _check_names(pl_module: L.LightningModule, stored: set[str]) -> None:
-    """Makes up for the strictness that was switched off: nothing may be missing or left over."""
-    lost = sorted(_names(pl_module, kept=True) - stored)
-    foreign = sorted(stored - {_plain(name) for name in pl_module.state_dict()})
+def _as_named_here(pl_module: L.LightningModule, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors under the names this module has for them, compiled or not.
+
+    Makes up for the strictness that was switched off: nothing may be missing or left over.
+    """
+    names = {_plain(name): name for name in pl_module.state_dict()}
+    lost = sorted(_names(pl_module, kept=True) - stored.keys())
+    foreign = sorted(stored.keys() - names.keys())
     if lost or foreign:
         raise IntegrityError(
             f"the checkpoint lacks {len(lost)} tensors and has {len(foreign)} that this module has "
             f"not (first: {(lost + foreign)[0]}); resume with the module it was written for"
         )
+    return {names[name]: tensor for name, tensor in stored.items()}
 
 
 def _manifest(pl_module: L.LightningModule, continual: ContinualAdapter) -> dict[str, Any]:

@@ -203,6 +203,12 @@ def test_a_key_of_another_release_is_not_dropped() -> None:
         config_from_json(told)
 
 
+def test_a_stored_configuration_reaches_no_further_than_a_fresh_one() -> None:
+    told = config_to_json(make_config(AdapterSpec("lora"), bert())) | {"modules_to_save": ["classifier"]}
+    with pytest.raises(UnsupportedError, match="option modules_to_save="):
+        config_from_json(told)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

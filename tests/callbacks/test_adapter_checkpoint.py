@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import pytest
 import torch
-from callbacks_tiny import Probe, TinyModule, quiet_trainer, same, snapshot, task_loader
+from callbacks_tiny import Probe, TinyModule, parameters, quiet_trainer, same, snapshot, task_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -84,15 +85,32 @@ def test_a_checkpoint_is_made_of_primitives(stopped: Path) -> None:
     assert checkpoint["contpeft"]["base"] == AdaptedModel.of(TinyModule()).base.fingerprint
 
 
-def test_a_compiled_model_has_plain_checkpoints_too(store: AdapterStore, tmp_path: Path) -> None:
+def compiled() -> TinyModule:
     torch._dynamo.reset()
     module = TinyModule()
     module.model = torch.compile(module.model, backend="eager")
+    return module
+
+
+@pytest.mark.parametrize("first", [TinyModule, compiled])
+@pytest.mark.parametrize("second", [TinyModule, compiled])
+def test_compiled_and_plain_models_resume_from_each_other(
+    store: AdapterStore, tmp_path: Path, first: Callable[[], TinyModule], second: Callable[[], TinyModule]
+) -> None:
     with pytest.raises(RuntimeError, match="stop"):
-        fit(tmp_path, ContinualAdapter(store, "billing", LORA), StopAfter(1), module=module)
-    assert len(read(tmp_path / "last.ckpt")["state_dict"]) == 10
-    fit(tmp_path, ContinualAdapter(store, "billing", LORA), module=module, resume=tmp_path / "last.ckpt")
-    assert [version.ref for version in store.versions()] == ["billing@1"]
+        fit(tmp_path, ContinualAdapter(store, "billing", LORA), StopAfter(2), module=first())
+    state = read(tmp_path / "last.ckpt")["state_dict"]
+    assert len(state) == 10
+    assert not any("_orig_mod" in name for name in state)
+
+    def look(trainer: L.Trainer, module: Any) -> dict[str, torch.Tensor]:
+        named = {name.replace("._orig_mod", ""): p for name, p in parameters(module)}
+        return {name: p.detach().clone() for name, p in named.items()}
+
+    probe = Probe(look)
+    continual = ContinualAdapter(store, "billing", LORA)
+    fit(tmp_path, continual, probe, module=second(), resume=tmp_path / "last.ckpt")
+    assert same(probe.seen[0], state)
     torch._dynamo.reset()
 
 
@@ -113,15 +131,22 @@ def test_buffers_of_the_head_come_back(store: AdapterStore, tmp_path: Path) -> N
     assert seen.seen == list(range(8, 16))
 
 
-def test_what_an_adapter_holds_frozen_is_kept(store: AdapterStore, tmp_path: Path) -> None:
-    # VeRA trains two vectors a layer between random matrices that stay as they were drawn.
-    vera = AdapterSpec("vera", r=4, save_projection=True)
+@pytest.mark.parametrize(
+    ("spec", "frozen"),
+    [
+        (AdapterSpec("vera", r=4), "vera_A"),  # random matrices between trained vectors: buffers
+        (AdapterSpec("adalora", init_r=4, total_step=99), "ranknum"),  # a parameter that never trains
+    ],
+)
+def test_what_an_adapter_holds_frozen_is_kept(
+    store: AdapterStore, tmp_path: Path, spec: AdapterSpec, frozen: str
+) -> None:
     with pytest.raises(RuntimeError, match="stop"):
-        fit(tmp_path, ContinualAdapter(store, "billing", vera), StopAfter(2))
+        fit(tmp_path, ContinualAdapter(store, "billing", spec), StopAfter(2))
     names = set(read(tmp_path / "last.ckpt")["state_dict"])
-    assert any("vera_A" in name for name in names)
-    assert not any("embeddings" in name for name in names)
-    fit(tmp_path, ContinualAdapter(store, "billing", vera), resume=tmp_path / "last.ckpt")
+    assert any(frozen in name for name in names)
+    assert not any("embeddings" in name or "base_layer" in name for name in names)
+    fit(tmp_path, ContinualAdapter(store, "billing", spec), resume=tmp_path / "last.ckpt")
     assert [version.ref for version in store.versions()] == ["billing@1"]
 
 

@@ -211,13 +211,22 @@ def test_lightning_cli_makes_the_callback_from_flags(store: AdapterStore) -> Non
     assert (version.ref, version.config["r"]) == ("billing@1", 4)
 
 
-def test_flags_changed_by_another_callback_are_refused(store: AdapterStore) -> None:
-    class Thaw(L.Callback):
+@pytest.mark.parametrize(
+    ("part", "trains", "message"),
+    [
+        ("embeddings", True, "5 foreign tensors train, 0 of the adapter do not"),
+        ("encoder", False, "0 foreign tensors train, 8 of the adapter do not"),
+    ],
+)
+def test_flags_changed_by_another_callback_are_refused(
+    store: AdapterStore, part: str, trains: bool, message: str
+) -> None:
+    class Meddle(L.Callback):
         def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-            pl_module.model.embeddings.requires_grad_(True)
+            getattr(pl_module.model, part).requires_grad_(trains)
 
-    with pytest.raises(TrainingError, match=r"5 foreign tensors train, 0 of the adapter do not"):
-        quiet_trainer(Thaw(), ContinualAdapter(store, "billing", LORA)).fit(TinyModule(), task_loader())
+    with pytest.raises(TrainingError, match=message):
+        quiet_trainer(Meddle(), ContinualAdapter(store, "billing", LORA)).fit(TinyModule(), task_loader())
 
 
 def test_a_finetuning_callback_that_freezes_the_adapter_is_refused(store: AdapterStore) -> None:

@@ -215,6 +215,21 @@ def test_an_exception_while_measuring_restores_adapter_and_flags(
     assert store.names() == ["billing", "refunds"]  # what was learnt is stored; what failed came later
 
 
+@pytest.mark.parametrize("when", ["end", "epoch"])
+def test_earlier_tasks_are_asked_in_eval_mode_without_gradients(
+    store: AdapterStore, module: ValidatedModule, when: Literal["end", "epoch"]
+) -> None:
+    def predict(module: L.LightningModule, batch: Any) -> Tensor:
+        seen.add((any(child.training for child in module.modules()), torch.is_grad_enabled()))
+        scores: Tensor = module(batch)
+        return scores
+
+    seen: set[tuple[bool, bool]] = set()
+    monitor = ForgettingMonitor(store, {"refunds": task_loader()}, predict=predict, when=when)
+    opposite(module, ContinualAdapter(store, "billing", LORA), monitor, epochs=1)
+    assert seen == {(False, False)}
+
+
 # --- batches -------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,10 @@ Only this room imports ``sqlite_utils`` (for schema migrations), and importing i
 
 from __future__ import annotations
 
+from contpeft.store.aliases import AliasChange
 from contpeft.store.events import Event
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.store import AdapterStore
 
-__all__ = ["AdapterStore", "Event", "Run", "Status", "Step"]
+__all__ = ["AdapterStore", "AliasChange", "Event", "Run", "Status", "Step"]

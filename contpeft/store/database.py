@@ -23,7 +23,7 @@ from contpeft.store.disk import one_line_errors, sync_folder
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database"]
 
 APPLICATION_ID: Final = 0x43504654  # "CPFT"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # Back-off is unfair under load: with eight writers the unluckiest waits several seconds.
 BUSY_SECONDS: Final = 60.0

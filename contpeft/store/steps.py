@@ -77,7 +77,7 @@ def finish(connection: sqlite3.Connection, step: Step, scores: Sequence[Score], 
         _check_same(where, known, content)
         return _step(known)
     add_scores(connection, scores, store)
-    _insert(connection, step, content, list(ids.values()))
+    _insert(connection, step, content, ids)
     events.record(connection, "step.finished", where, task=step.task, scores=len(scores))
     return _step(_row(connection, step))
 
@@ -171,7 +171,7 @@ def _check_same(where: str, known: sqlite3.Row, content: Mapping[str, str]) -> N
 
 
 def _insert(
-    connection: sqlite3.Connection, step: Step, content: Mapping[str, str], version_ids: Sequence[int]
+    connection: sqlite3.Connection, step: Step, content: Mapping[str, str], ids: Mapping[str, int]
 ) -> None:
     seconds = check_finite(step.seconds, f"seconds of step {step.step}")
     place = {"run": step.run, "way": step.way, "step": step.step}
@@ -181,8 +181,8 @@ def _insert(
         f"INSERT INTO step ({', '.join(columns)}) VALUES ({marks})", columns
     ).lastrowid
     connection.executemany(
-        "INSERT INTO step_version (step_id, version_id) VALUES (?, ?)",
-        [(step_id, version_id) for version_id in version_ids],
+        "INSERT INTO step_version (step_id, version_id, made) VALUES (?, ?, ?)",
+        [(step_id, version_id, ref in step.versions) for ref, version_id in ids.items()],
     )
 
 

@@ -20,6 +20,7 @@ from contpeft.spec import (
     check_name,
 )
 from contpeft.store import drafts, events, runs, steps, versions
+from contpeft.store.aliases import Aliases
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.drafts import Draft
@@ -27,6 +28,7 @@ from contpeft.store.events import Event
 from contpeft.store.rows import now
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
+from contpeft.store.tags import Tags
 from contpeft.store.tensors import Payload, pack, unpack, unpack_file
 
 __all__ = ["AdapterStore"]
@@ -50,6 +52,10 @@ class AdapterStore:
         path: the folder.
         create: make the store on first use; otherwise it must be there.
 
+    Attributes:
+        aliases: names that move from version to version, with their history.
+        tags: words and values on versions.
+
     Raises:
         NotFoundError: if there is no store and ``create`` is False.
         UsageError: if ``path`` is a file.
@@ -68,6 +74,8 @@ class AdapterStore:
             )
         self._blobs = Blobs(self.path)
         self._db = Database(catalogue, prepare=self._blobs.make_folders)
+        self.aliases = Aliases(self._db, str(self.path))
+        self.tags = Tags(self._db, str(self.path))
 
     def __reduce__(self) -> tuple[type[AdapterStore], tuple[Path]]:
         # A copy in another process opens its own connections.

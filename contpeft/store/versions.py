@@ -10,7 +10,7 @@ from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, BaseModel, HeadSpec, Parent, Version
 from contpeft.store.rows import parse_json
 
-__all__ = ["children", "find", "names", "refs_to_ids", "select", "spelling"]
+__all__ = ["adapter_id", "aliases", "children", "find", "names", "refs_to_ids", "select", "spelling"]
 
 _SELECT: Final = """
     SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
@@ -46,13 +46,28 @@ def find(connection: sqlite3.Connection, ref: str | AdapterRef, store: str) -> t
     parsed = AdapterRef.parse(ref) if isinstance(ref, str) else ref
     if not parsed.name:
         return _find_digest(connection, str(parsed.selector), store)
-    row = connection.execute(
-        "SELECT id FROM adapter WHERE name = ? COLLATE BINARY", (parsed.name,)
-    ).fetchone()
+    found = adapter_id(connection, parsed.name, store)
+    if isinstance(parsed.selector, str) and parsed.selector != "latest":
+        return _find_alias(connection, found, parsed, store)
+    return _find_number(connection, found, parsed, store)
+
+
+def adapter_id(connection: sqlite3.Connection, name: str, store: str) -> int:
+    """Returns the row id of the adapter called ``name``.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    row = connection.execute("SELECT id FROM adapter WHERE name = ? COLLATE BINARY", (name,)).fetchone()
     if row is None:
-        mend = suggest(parsed.name, names(connection))
-        raise NotFoundError(f"no adapter {parsed.name!r} in {store}{mend}")
-    return _find_number(connection, row["id"], parsed, store)
+        raise NotFoundError(f"no adapter {name!r} in {store}{suggest(name, names(connection))}")
+    return int(row["id"])
+
+
+def aliases(connection: sqlite3.Connection, adapter_id: int) -> list[str]:
+    """Returns the aliases of an adapter, sorted."""
+    rows = connection.execute("SELECT name FROM alias WHERE adapter_id = ? ORDER BY name", (adapter_id,))
+    return [row["name"] for row in rows]
 
 
 def refs_to_ids(connection: sqlite3.Connection, refs: Iterable[str], store: str) -> dict[str, int]:
@@ -131,6 +146,22 @@ def _find_number(
         known = f"there are: {_span(list(ids))}" if ids else "there are none yet"
         raise NotFoundError(f"no version {str(ref)!r} in {store}; {known}")
     return ids[n], f"{ref.name}@{n}"
+
+
+def _find_alias(
+    connection: sqlite3.Connection, adapter_id: int, ref: AdapterRef, store: str
+) -> tuple[int, str]:
+    row = connection.execute(
+        """
+        SELECT version.id, version.n FROM alias JOIN version ON version.id = alias.version_id
+        WHERE alias.adapter_id = ? AND alias.name = ? COLLATE BINARY
+        """,
+        (adapter_id, ref.selector),
+    ).fetchone()
+    if row is None:
+        mend = suggest(str(ref.selector), aliases(connection, adapter_id))
+        raise NotFoundError(f"no version {str(ref)!r} in {store}: no such alias{mend}")
+    return row["id"], f"{ref.name}@{row['n']}"
 
 
 def _span(numbers: list[int]) -> str:

@@ -99,6 +99,12 @@ def open_new(folder: Path, told: Path, start: Barrier, count: int) -> None:
         acknowledge(told, f"{number} {names}")
 
 
+def open_and_tell(path: Path, told: Path, start: Barrier) -> None:
+    """Opens one store, all processes at once, and tells the names it holds."""
+    start.wait()
+    acknowledge(told, " ".join(AdapterStore(path).names()))
+
+
 def pack_and_tell(told: Path, backwards: bool) -> None:
     """Tells the digests of one state's file, its tensors given in either order."""
     tensors = make_state(7, head=True).tensors

@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from contpeft.errors import IntegrityError
@@ -47,22 +49,47 @@ class Blobs:
             raise IntegrityError(f"{sha256!r} is no SHA-256 digest; the catalogue is damaged")
         return self._blobs / sha256[:2] / f"{sha256}{_SUFFIX}"
 
-    def present(self, sha256: str, size: int) -> bool:
-        """Returns whether a file of that size has that name: cheap, and says nothing about its bytes."""
-        path = self.path(sha256)
+    def digests(self) -> Iterator[str]:
+        """Yields the digest of every file that is named as a blob."""
+        for path in self._blobs.glob(f"*/*{_SUFFIX}"):
+            if _SHA256.match(path.stem) and path.parent.name == path.stem[:2]:
+                yield path.stem
+
+    def temporary(self) -> Iterator[Path]:
+        """Yields the files that are being written, or were when their writer was killed."""
+        yield from self._tmp.iterdir()
+
+    def stat(self, path: Path) -> os.stat_result | None:
+        """Returns size and times of a file, or None when there is none."""
         with one_line_errors(path):
             try:
-                return path.stat().st_size == size
+                return path.stat()
             except FileNotFoundError:
-                return False
+                return None
+
+    def present(self, sha256: str, size: int) -> bool:
+        """Returns whether a file of that size has that name: cheap, and says nothing about its bytes."""
+        file = self.stat(self.path(sha256))
+        return file is not None and file.st_size == size
 
     def intact(self, sha256: str, size: int) -> bool:
         """Returns whether the blob is there and its bytes hash to its name."""
-        if not self.present(sha256, size):
-            return False
         path = self.path(sha256)
-        with one_line_errors(path), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        with one_line_errors(path):
+            try:
+                with path.open("rb") as file:
+                    return (
+                        os.fstat(file.fileno()).st_size == size
+                        and hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                    )
+            except FileNotFoundError:  # also one that is collected at this moment
+                return False
+
+    def delete(self, paths: Iterable[Path]) -> None:
+        """Deletes files; one that is gone already is no error."""
+        for path in paths:
+            with one_line_errors(path):
+                path.unlink(missing_ok=True)
 
     def read(self, sha256: str, what: str) -> bytes:
         """Returns the bytes of a blob after checking that they are the ones that were stored.
@@ -95,6 +122,9 @@ class Blobs:
             data: the bytes.
             sha256: their digest.
 
+        Should a collector take the file at the same moment, it may be gone again: ask
+        :meth:`present` with the write lock in hand.
+
         Returns:
             Where a copy of a damaged predecessor went, or None when there was none.
 
@@ -122,15 +152,18 @@ class Blobs:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            # Collected before it got its name: the caller finds no blob and comes again.
+            with suppress(FileNotFoundError):
+                os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def _copy_to_quarantine(self, path: Path) -> Path | None:
         # Copied, not moved: readers of other versions never find the name empty.
-        if not path.exists():
-            return None
         copy = self._quarantine / f"{path.stem}-{secrets.token_hex(8)}{_SUFFIX}"
-        shutil.copyfile(path, copy)
+        try:
+            shutil.copyfile(path, copy)
+        except FileNotFoundError:
+            return None
         return copy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from contpeft.errors import NotFoundError, StoreBusyError, UsageError
 from contpeft.spec import (
@@ -30,10 +30,9 @@ from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.tags import Tags
 from contpeft.store.tensors import Payload, pack, unpack, unpack_file
+from contpeft.store.upkeep import Upkeep
 
 __all__ = ["AdapterStore"]
-
-_ATTEMPTS: Final = 10
 
 
 class AdapterStore:
@@ -55,6 +54,7 @@ class AdapterStore:
     Attributes:
         aliases: names that move from version to version, with their history.
         tags: words and values on versions.
+        upkeep: removing, collecting garbage, checking, copying.
 
     Raises:
         NotFoundError: if there is no store and ``create`` is False.
@@ -76,6 +76,7 @@ class AdapterStore:
         self._db = Database(catalogue, prepare=self._blobs.make_folders)
         self.aliases = Aliases(self._db, str(self.path))
         self.tags = Tags(self._db, str(self.path))
+        self.upkeep = Upkeep(self._db, self._blobs, self.path)
 
     def __reduce__(self) -> tuple[type[AdapterStore], tuple[Path]]:
         # A copy in another process opens its own connections.
@@ -335,18 +336,21 @@ class AdapterStore:
 
     def _store(self, draft: Draft, payload: Payload) -> int:
         """Makes the file durable, then the rows that name it; returns the row id."""
-        for _ in range(_ATTEMPTS):
-            damaged = self._blobs.put(payload.data, payload.sha256)
-            with self._db.write() as connection:
-                # Someone may have collected the file between its writing and this lock.
-                if not self._blobs.present(payload.sha256, len(payload.data)):
-                    continue
-                if damaged:
-                    events.record(connection, "blob.healed", payload.sha256, quarantine=damaged.name)
-                draft = drafts.pin(connection, draft, str(self.path))
-                known = drafts.existing(connection, draft, payload)
-                return known or drafts.insert(connection, draft, payload, str(self.path))
-        raise StoreBusyError(
-            f"files vanish from {self.path}/blobs while they are being stored; "
-            "stop whatever deletes them and try again"
-        )
+        damaged = self._blobs.put(payload.data, payload.sha256)
+        with self._db.write() as connection:
+            if not self._blobs.present(payload.sha256, len(payload.data)):
+                # Collected between its writing and this lock; who holds the lock is left alone.
+                self._blobs.put(payload.data, payload.sha256)
+                self._check_present(payload)
+            if damaged:
+                events.record(connection, "blob.healed", payload.sha256, quarantine=damaged.name)
+            draft = drafts.pin(connection, draft, str(self.path))
+            known = drafts.existing(connection, draft, payload)
+            return known or drafts.insert(connection, draft, payload, str(self.path))
+
+    def _check_present(self, payload: Payload) -> None:
+        if not self._blobs.present(payload.sha256, len(payload.data)):
+            raise StoreBusyError(
+                f"files vanish from {self.path}/blobs while they are being stored; "
+                "stop whatever deletes them and try again"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from contpeft.errors import NotFoundError, SpecError, suggest
@@ -12,7 +12,7 @@ from contpeft.store import events, versions
 from contpeft.store.database import Database
 from contpeft.store.rows import json_text
 
-__all__ = ["KEEP", "Tags"]
+__all__ = ["KEEP", "Tags", "of"]
 
 KEEP: Final = "keep"
 
@@ -80,21 +80,26 @@ class Tags:
     def of(self, *refs: str) -> dict[str, dict[str, str]]:
         """Returns the tags of versions by ``name@n``; of all that have some when none is named."""
         with self._db.read() as connection:
-            rows = connection.execute(
-                """
-                SELECT adapter.name || '@' || version.n AS ref, tag.key, tag.value
-                FROM tag
-                JOIN version ON version.id = tag.version_id
-                JOIN adapter ON adapter.id = version.adapter_id
-                WHERE ?1 = '[]' OR ref IN (SELECT value FROM json_each(?1))
-                ORDER BY adapter.name, version.n, tag.key
-                """,
-                (json_text(refs, "references"),),
-            ).fetchall()
-        found: dict[str, dict[str, str]] = {}
-        for row in rows:
-            found.setdefault(row["ref"], {})[row["key"]] = row["value"]
-        return found
+            return of(connection, refs)
+
+
+def of(connection: sqlite3.Connection, refs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns the tags of versions by ``name@n``; of all that have some when none is named."""
+    rows = connection.execute(
+        """
+        SELECT adapter.name || '@' || version.n AS ref, tag.key, tag.value
+        FROM tag
+        JOIN version ON version.id = tag.version_id
+        JOIN adapter ON adapter.id = version.adapter_id
+        WHERE ?1 = '[]' OR ref IN (SELECT value FROM json_each(?1))
+        ORDER BY adapter.name, version.n, tag.key
+        """,
+        (json_text(refs, "references"),),
+    )
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(row["ref"], {})[row["key"]] = row["value"]
+    return found
 
 
 def _tags(connection: sqlite3.Connection, version_id: int) -> dict[str, str]:

@@ -85,6 +85,18 @@ class Blobs:
             except FileNotFoundError:  # also one that is collected at this moment
                 return False
 
+    def quarantine(self, sha256: str) -> Path | None:
+        """Takes a blob out of use and returns where it went, or None when it is gone."""
+        path, place = self.path(sha256), self._place_in_quarantine(sha256)
+        with one_line_errors(path):
+            try:
+                os.replace(path, place)
+            except FileNotFoundError:
+                return None
+            sync_folder(self._quarantine)
+            sync_folder(path.parent)
+        return place
+
     def delete(self, paths: Iterable[Path]) -> None:
         """Deletes files; one that is gone already is no error."""
         for path in paths:
@@ -161,9 +173,12 @@ class Blobs:
 
     def _copy_to_quarantine(self, path: Path) -> Path | None:
         # Copied, not moved: readers of other versions never find the name empty.
-        copy = self._quarantine / f"{path.stem}-{secrets.token_hex(8)}{_SUFFIX}"
+        copy = self._place_in_quarantine(path.stem)
         try:
             shutil.copyfile(path, copy)
         except FileNotFoundError:
             return None
         return copy
+
+    def _place_in_quarantine(self, sha256: str) -> Path:
+        return self._quarantine / f"{sha256}-{secrets.token_hex(8)}{_SUFFIX}"

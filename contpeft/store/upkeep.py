@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from contpeft.errors import UsageError
 from contpeft.spec import AdapterRef
-from contpeft.store import gc, removal
+from contpeft.store import fsck, gc, removal
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
+from contpeft.store.fsck import Checked
 from contpeft.store.gc import Collected
 from contpeft.store.removal import Removed
 
@@ -63,3 +65,32 @@ class Upkeep:
             StoreBusyError: if a file cannot be deleted.
         """
         return gc.collect(self._db, self._blobs, grace, dry_run=dry_run)
+
+    def fsck(
+        self,
+        *,
+        quick: bool = False,
+        sample: float | None = None,
+        max_seconds: float | None = None,
+        repair: bool = False,
+    ) -> Checked:
+        """Checks that all that was stored is there and is what was stored.
+
+        The catalogue is always checked wholly, and so are names and sizes of the files.
+
+        Args:
+            quick: read no file.
+            sample: read this share of the files, 0 to 1, others each time.
+            max_seconds: read no further file after this time.
+            repair: move files that are not what was stored to ``quarantine/``; registering the same
+                content again, or a backup, brings them back. No version is removed.
+
+        Raises:
+            IntegrityError: if the catalogue cannot be read at all.
+            UsageError: if ``sample`` is no share.
+        """
+        if sample is not None and not 0 < sample <= 1:
+            raise UsageError(f"cannot check a share of {sample:g}; give more than 0 and at most 1")
+        return fsck.check(
+            self._db, self._blobs, quick=quick, sample=sample, max_seconds=max_seconds, repair=repair
+        )

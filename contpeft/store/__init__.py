@@ -6,23 +6,37 @@ Only this room imports ``sqlite_utils`` (for schema migrations), and importing i
 from __future__ import annotations
 
 from contpeft.store.aliases import AliasChange
+from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
+from contpeft.store.find import Metric
 from contpeft.store.fsck import Checked, Finding
 from contpeft.store.gc import Collected
+from contpeft.store.lineage import Branch
+from contpeft.store.query import Answer
 from contpeft.store.removal import Removed
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.store import AdapterStore
+from contpeft.store.usage import LineUsage, Usage
 
 __all__ = [
     "AdapterStore",
     "AliasChange",
+    "Answer",
+    "Branch",
+    "Change",
     "Checked",
     "Collected",
+    "Difference",
     "Event",
     "Finding",
+    "LineUsage",
+    "Metric",
     "Removed",
     "Run",
+    "ScoreChange",
     "Status",
     "Step",
+    "TensorChange",
+    "Usage",
 ]

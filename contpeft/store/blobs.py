@@ -59,6 +59,14 @@ class Blobs:
         """Yields the files that are being written, or were when their writer was killed."""
         yield from self._tmp.iterdir()
 
+    def quarantined(self) -> Iterator[Path]:
+        """Yields the damaged files that were set aside."""
+        yield from self._quarantine.iterdir()
+
+    def size(self, paths: Iterable[Path]) -> int:
+        """Returns the size of files together; one that is gone has none."""
+        return sum(file.st_size for file in map(self.stat, paths) if file)
+
     def stat(self, path: Path) -> os.stat_result | None:
         """Returns size and times of a file, or None when there is none."""
         with one_line_errors(path):

@@ -113,7 +113,7 @@ _VERSION_LIST: Final = """
            (SELECT group_concat(name, ' ') FROM
              (SELECT alias.name FROM alias WHERE alias.version_id = version.id ORDER BY alias.name)
            ) AS aliases,
-           (SELECT json_group_object(key, value) FROM
+           (SELECT group_concat(key || '=' || value, ', ') FROM
              (SELECT key, value FROM tag WHERE tag.version_id = version.id ORDER BY key)
            ) AS tags,
            CAST((SELECT avg(measured.value) FROM version_score AS measured

@@ -13,7 +13,7 @@ from contpeft.spec import PROTOCOLS, Composition, Score, composition_from_json
 from contpeft.store import events, runs, versions
 from contpeft.store.rows import check_finite, json_text, parse_json
 
-__all__ = ["Step", "add_scores", "cached_score", "finish", "select", "select_scores"]
+__all__ = ["Step", "add_scores", "cached_score", "finish", "scores_of_version", "select", "select_scores"]
 
 _KINDS = ("end", "start")
 _KEY = ("run", "way", "answer", "step", "task", "protocol", "metric", "kind")
@@ -123,6 +123,18 @@ def select_scores(
         ORDER BY id
         """,
         (run, way, task),
+    )
+    return [_score(row) for row in rows]
+
+
+def scores_of_version(connection: sqlite3.Connection, version_id: int) -> list[Score]:
+    """Returns the scores of a version, by its row id, in the order they were written."""
+    rows = connection.execute(
+        f"""
+        SELECT {", ".join(_COLUMNS)} FROM score
+        WHERE id IN (SELECT score_id FROM version_score WHERE version_id = ?) ORDER BY id
+        """,
+        (version_id,),
     )
     return [_score(row) for row in rows]
 

@@ -10,17 +10,21 @@ from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, BaseModel, HeadSpec, Parent, Version
 from contpeft.store.rows import parse_json
 
-__all__ = ["adapter_id", "aliases", "children", "find", "names", "refs_to_ids", "select", "spelling"]
+__all__ = ["FROM", "adapter_id", "aliases", "children", "find", "names", "refs_to_ids", "select", "spelling"]
 
-_SELECT: Final = """
-    SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
-           base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
-           base_model.parameters AS base_parameters
+FROM: Final = """
     FROM version
     JOIN adapter ON adapter.id = version.adapter_id
     JOIN base_model ON base_model.id = version.base_id
     JOIN blob ON blob.sha256 = version.sha256
 """
+_SELECT: Final = f"""
+    SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
+           base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
+           base_model.parameters AS base_parameters
+    {FROM}
+"""
+_NEWEST_FIRST: Final = ("ORDER BY version.id DESC",)
 _PARENTS: Final = """
     SELECT parent.version_id, adapter.name || '@' || version.n AS ref, parent.role, parent.weight
     FROM parent
@@ -87,21 +91,23 @@ def refs_to_ids(connection: sqlite3.Connection, refs: Iterable[str], store: str)
 
 
 def select(
-    connection: sqlite3.Connection, where: Sequence[tuple[str, Any]] = (), limit: int | None = None
+    connection: sqlite3.Connection,
+    where: Sequence[tuple[Any, ...]] = (),
+    limit: int | None = None,
+    order: tuple[Any, ...] = _NEWEST_FIRST,
 ) -> list[Version]:
-    """Returns the versions that meet every condition, newest first.
+    """Returns the versions that meet every condition.
 
     Args:
         connection: the catalogue.
-        where: SQL conditions with one ``?`` each, and the values; a condition whose value is
-            None is left out.
+        where: SQL conditions, each followed by the values of its ``?``.
         limit: at most so many.
+        order: SQL order, followed by the values of its ``?``.
     """
-    asked = [(condition, value) for condition, value in where if value is not None]
-    clause = "WHERE " + " AND ".join(condition for condition, _ in asked) if asked else ""
+    clause = "WHERE " + " AND ".join(condition for condition, *_ in where) if where else ""
+    values = [value for _, *values in (*where, order) for value in values]
     rows = connection.execute(
-        f"{_SELECT} {clause} ORDER BY version.id DESC LIMIT ?",
-        [value for _, value in asked] + [-1 if limit is None else limit],
+        f"{_SELECT} {clause} {order[0]} LIMIT ?", [*values, -1 if limit is None else limit]
     ).fetchall()
     parents = _parents(connection, [row["id"] for row in rows])
     return [_version(row, tuple(parents.get(row["id"], ()))) for row in rows]

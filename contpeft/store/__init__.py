@@ -6,12 +6,14 @@ Only this room imports ``sqlite_utils`` (for schema migrations), and importing i
 from __future__ import annotations
 
 from contpeft.store.aliases import AliasChange
+from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
 from contpeft.store.find import Metric
 from contpeft.store.fsck import Checked, Finding
 from contpeft.store.gc import Collected
 from contpeft.store.lineage import Branch
+from contpeft.store.prune import Policy, Pruned
 from contpeft.store.query import Answer
 from contpeft.store.removal import Removed
 from contpeft.store.runs import Run, Status
@@ -23,6 +25,7 @@ __all__ = [
     "AdapterStore",
     "AliasChange",
     "Answer",
+    "Backup",
     "Branch",
     "Change",
     "Checked",
@@ -32,6 +35,8 @@ __all__ = [
     "Finding",
     "LineUsage",
     "Metric",
+    "Policy",
+    "Pruned",
     "Removed",
     "Run",
     "ScoreChange",

@@ -6,6 +6,7 @@ of its own in ``tmp/``, synced, renamed, and the folders that name it are synced
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ __all__ = ["Blobs"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _SUFFIX = ".safetensors"
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 class Blobs:
@@ -92,6 +94,26 @@ class Blobs:
                     )
             except FileNotFoundError:  # also one that is collected at this moment
                 return False
+
+    def link(self, sha256: str, other: Blobs) -> bool:
+        """Gives a blob to another store too; a missing one is left out.
+
+        Returns:
+            Whether it is a hard link; a file system that cannot link across gets a copy.
+        """
+        source, target = self.path(sha256), other.path(sha256)
+        with one_line_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                try:
+                    os.link(source, target)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    shutil.copy2(source, target)
+                    return False
+                return True
+        return False
 
     def quarantine(self, sha256: str) -> Path | None:
         """Takes a blob out of use and returns where it went, or None when it is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Final
 
 from contpeft.errors import UsageError
 from contpeft.spec import AdapterRef
-from contpeft.store import fsck, gc, removal
+from contpeft.store import backup, fsck, gc, prune, removal, rename, versions
+from contpeft.store.backup import Backup
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.fsck import Checked
 from contpeft.store.gc import Collected
+from contpeft.store.prune import Policy, Pruned
 from contpeft.store.removal import Removed
 
 __all__ = ["Upkeep"]
@@ -51,6 +54,40 @@ class Upkeep:
         """
         with self._db.write() as connection:
             return removal.remove(connection, refs, str(self._path), dry_run=dry_run)
+
+    def prune(
+        self, policy: Policy, name: str | None = None, *, everything: bool = False, dry_run: bool = False
+    ) -> Pruned:
+        """Removes the versions a policy does not keep; :meth:`gc` frees their files.
+
+        Versions stay whatever the policy that an alias stands for, that a finished step needs, that
+        have the tag ``keep``, or that a version which stays was made from.
+
+        Args:
+            policy: what stays.
+            name: only versions of this adapter go.
+            everything: an adapter may lose all its versions.
+            dry_run: only say what would go.
+
+        Raises:
+            UsageError: if nothing would be left of an adapter and ``everything`` is not set.
+            NotFoundError: if there is no adapter called ``name``.
+        """
+        with self._db.write() as connection:
+            if name is not None:
+                versions.adapter_id(connection, name, str(self._path))
+            return prune.prune(connection, policy, name, everything=everything, dry_run=dry_run)
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives an adapter another name; its versions keep their numbers, aliases and lineage.
+
+        Raises:
+            NotFoundError: if there is no adapter ``old``.
+            SpecError: if ``new`` is no name, or another adapter's.
+            UsageError: if a finished step or a recipe, which never change, names a version of it.
+        """
+        with self._db.write() as connection:
+            rename.rename(connection, old, new, str(self._path))
 
     def gc(self, grace: timedelta = GRACE, *, dry_run: bool = False) -> Collected:
         """Frees what no version needs: files of removed versions, and what killed processes left.
@@ -94,3 +131,18 @@ class Upkeep:
         return fsck.check(
             self._db, self._blobs, quick=quick, sample=sample, max_seconds=max_seconds, repair=repair
         )
+
+    def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """Copies the store as it is at one moment, while others go on reading and writing.
+
+        On one file system the files are hard links, made in an instant. To another one they are
+        copied, and writers wait meanwhile. Opening the folder is all that restoring takes.
+
+        Args:
+            target: a folder that does not exist.
+
+        Raises:
+            UsageError: if there is something at ``target``.
+            StoreBusyError: if the copy cannot be written; nothing is left of it then.
+        """
+        return backup.copy(self._db, self._blobs, Path(target))

@@ -9,7 +9,7 @@ from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
-from contpeft.store.find import Metric
+from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
 from contpeft.store.gc import Collected
 from contpeft.store.lineage import Branch
@@ -40,6 +40,7 @@ __all__ = [
     "Removed",
     "Run",
     "ScoreChange",
+    "Sort",
     "Status",
     "Step",
     "TensorChange",

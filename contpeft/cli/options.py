@@ -89,9 +89,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(
-            f"{question} Nobody is there to answer: give --yes, or --dry-run to see what would go"
-        )
+        raise UsageError(f"{question} Nobody is here to answer; give --yes, or --dry-run to see what goes")
     typer.confirm(question, abort=True, err=True)
 
 

@@ -14,16 +14,20 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 __all__ = [
     "Column",
     "examples",
+    "hint",
     "print_csv",
     "print_details",
     "print_json",
     "print_json_lines",
     "print_lines",
     "print_table",
+    "print_tree",
+    "show_time",
 ]
 
 Item = TypeVar("Item")
@@ -60,6 +64,16 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n\n\b\n" + "\n".join(f"    {command}" for command in commands)
 
 
+def hint(text: str) -> None:
+    """Tells people, on standard error, what changed and what to do next."""
+    print(text, file=sys.stderr)
+
+
+def show_time(text: str) -> str:
+    """Returns a stored time as tables show it: UTC, to the minute."""
+    return text[:16].replace("T", " ")
+
+
 def print_table(items: Iterable[Item], columns: Sequence[Column[Item]], indent: int = 0) -> None:
     """Prints a table: ruled on a terminal, plain aligned columns elsewhere."""
     console = _console()
@@ -72,6 +86,23 @@ def print_table(items: Iterable[Item], columns: Sequence[Column[Item]], indent: 
     for item in items:
         table.add_row(*(column.text(item) for column in columns))
     _print(console, table, indent)
+
+
+def print_tree(lines: Iterable[tuple[int, str]]) -> None:
+    """Prints texts that hang below each other, each with its depth, given depth first.
+
+    Drawn with branches on a terminal, indented by two spaces elsewhere.
+    """
+    console = _console()
+    if not console.is_terminal:
+        print_lines(f"{'  ' * depth}{_plain(text)}" for depth, text in lines)
+        return
+    top = Tree("", hide_root=True)
+    path = [top]
+    for depth, text in lines:
+        del path[depth + 1 :]
+        path.append(path[-1].add(_plain(text)))
+    _print(console, top, 0)
 
 
 def print_details(values: Mapping[str, Any], indent: int = 2) -> None:
@@ -114,7 +145,7 @@ def _console() -> Console:
     return console
 
 
-def _print(console: Console, table: Table, indent: int) -> None:
+def _print(console: Console, table: Table | Tree, indent: int) -> None:
     console.width -= indent
     with console.capture() as capture:
         console.print(table)

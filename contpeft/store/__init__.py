@@ -5,9 +5,44 @@ Only this room imports ``sqlite_utils`` (for schema migrations), and importing i
 
 from __future__ import annotations
 
+from contpeft.store.aliases import AliasChange
+from contpeft.store.backup import Backup
+from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
+from contpeft.store.find import Metric, Sort
+from contpeft.store.fsck import Checked, Finding
+from contpeft.store.gc import Collected
+from contpeft.store.lineage import Branch
+from contpeft.store.prune import Policy, Pruned
+from contpeft.store.query import Answer
+from contpeft.store.removal import Removed
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.store import AdapterStore
+from contpeft.store.usage import LineUsage, Usage
 
-__all__ = ["AdapterStore", "Event", "Run", "Status", "Step"]
+__all__ = [
+    "AdapterStore",
+    "AliasChange",
+    "Answer",
+    "Backup",
+    "Branch",
+    "Change",
+    "Checked",
+    "Collected",
+    "Difference",
+    "Event",
+    "Finding",
+    "LineUsage",
+    "Metric",
+    "Policy",
+    "Pruned",
+    "Removed",
+    "Run",
+    "ScoreChange",
+    "Sort",
+    "Status",
+    "Step",
+    "TensorChange",
+    "Usage",
+]

@@ -6,11 +6,14 @@ of its own in ``tmp/``, synced, renamed, and the folders that name it are synced
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from contpeft.errors import IntegrityError
@@ -20,6 +23,7 @@ __all__ = ["Blobs"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _SUFFIX = ".safetensors"
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 class Blobs:
@@ -47,22 +51,87 @@ class Blobs:
             raise IntegrityError(f"{sha256!r} is no SHA-256 digest; the catalogue is damaged")
         return self._blobs / sha256[:2] / f"{sha256}{_SUFFIX}"
 
-    def present(self, sha256: str, size: int) -> bool:
-        """Returns whether a file of that size has that name: cheap, and says nothing about its bytes."""
-        path = self.path(sha256)
+    def digests(self) -> Iterator[str]:
+        """Yields the digest of every file that is named as a blob."""
+        for path in self._blobs.glob(f"*/*{_SUFFIX}"):
+            if _SHA256.match(path.stem) and path.parent.name == path.stem[:2]:
+                yield path.stem
+
+    def temporary(self) -> Iterator[Path]:
+        """Yields the files that are being written, or were when their writer was killed."""
+        yield from self._tmp.iterdir()
+
+    def quarantined(self) -> Iterator[Path]:
+        """Yields the damaged files that were set aside."""
+        yield from self._quarantine.iterdir()
+
+    def size(self, paths: Iterable[Path]) -> int:
+        """Returns the size of files together; one that is gone has none."""
+        return sum(file.st_size for file in map(self.stat, paths) if file)
+
+    def stat(self, path: Path) -> os.stat_result | None:
+        """Returns size and times of a file, or None when there is none."""
         with one_line_errors(path):
             try:
-                return path.stat().st_size == size
+                return path.stat()
             except FileNotFoundError:
-                return False
+                return None
+
+    def present(self, sha256: str, size: int) -> bool:
+        """Returns whether a file of that size has that name: cheap, and says nothing about its bytes."""
+        file = self.stat(self.path(sha256))
+        return file is not None and file.st_size == size
 
     def intact(self, sha256: str, size: int) -> bool:
         """Returns whether the blob is there and its bytes hash to its name."""
-        if not self.present(sha256, size):
-            return False
         path = self.path(sha256)
-        with one_line_errors(path), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        with one_line_errors(path):
+            try:
+                with path.open("rb") as file:
+                    return (
+                        os.fstat(file.fileno()).st_size == size
+                        and hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                    )
+            except FileNotFoundError:  # also one that is collected at this moment
+                return False
+
+    def link(self, sha256: str, other: Blobs) -> bool:
+        """Gives a blob to another store too; a missing one is left out.
+
+        Returns:
+            Whether it is a hard link; a file system that cannot link across gets a copy.
+        """
+        source, target = self.path(sha256), other.path(sha256)
+        with one_line_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                try:
+                    os.link(source, target)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    shutil.copy2(source, target)
+                    return False
+                return True
+        return False
+
+    def quarantine(self, sha256: str) -> Path | None:
+        """Takes a blob out of use and returns where it went, or None when it is gone."""
+        path, place = self.path(sha256), self._place_in_quarantine(sha256)
+        with one_line_errors(path):
+            try:
+                os.replace(path, place)
+            except FileNotFoundError:
+                return None
+            sync_folder(self._quarantine)
+            sync_folder(path.parent)
+        return place
+
+    def delete(self, paths: Iterable[Path]) -> None:
+        """Deletes files; one that is gone already is no error."""
+        for path in paths:
+            with one_line_errors(path):
+                path.unlink(missing_ok=True)
 
     def read(self, sha256: str, what: str) -> bytes:
         """Returns the bytes of a blob after checking that they are the ones that were stored.
@@ -95,6 +164,9 @@ class Blobs:
             data: the bytes.
             sha256: their digest.
 
+        Should a collector take the file at the same moment, it may be gone again: ask
+        :meth:`present` with the write lock in hand.
+
         Returns:
             Where a copy of a damaged predecessor went, or None when there was none.
 
@@ -122,15 +194,21 @@ class Blobs:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            # Collected before it got its name: the caller finds no blob and comes again.
+            with suppress(FileNotFoundError):
+                os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def _copy_to_quarantine(self, path: Path) -> Path | None:
         # Copied, not moved: readers of other versions never find the name empty.
-        if not path.exists():
+        copy = self._place_in_quarantine(path.stem)
+        try:
+            shutil.copyfile(path, copy)
+        except FileNotFoundError:
             return None
-        copy = self._quarantine / f"{path.stem}-{secrets.token_hex(8)}{_SUFFIX}"
-        shutil.copyfile(path, copy)
         return copy
+
+    def _place_in_quarantine(self, sha256: str) -> Path:
+        return self._quarantine / f"{sha256}-{secrets.token_hex(8)}{_SUFFIX}"

@@ -20,10 +20,10 @@ from typing import Final
 from contpeft.errors import ContpeftError, IntegrityError, StoreBusyError
 from contpeft.store.disk import one_line_errors, sync_folder
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "sqlite_errors"]
 
 APPLICATION_ID: Final = 0x43504654  # "CPFT"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # Back-off is unfair under load: with eight writers the unluckiest waits several seconds.
 BUSY_SECONDS: Final = 60.0
@@ -99,7 +99,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             connection = self.connection()
             try:
                 connection.execute(begin)
@@ -200,7 +200,8 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 @contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns what SQLite says about ``path`` into errors of this package, one line each."""
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):

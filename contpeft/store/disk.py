@@ -11,7 +11,7 @@ from typing import Final
 
 from contpeft.errors import StoreBusyError
 
-__all__ = ["one_line_errors", "sync_folder"]
+__all__ = ["one_line_errors", "sync_folder", "sync_tree"]
 
 _SPACE: Final = "free some space and try again"
 _RIGHTS: Final = "make the folder and its files readable and writable"
@@ -27,7 +27,19 @@ _MENDS: Final = {
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in ``folder`` survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes everything in ``folder`` survive a power loss."""
+    for path, folders, files in os.walk(folder, topdown=False):
+        for name in (*files, *folders):
+            _sync(Path(path, name))
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

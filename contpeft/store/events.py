@@ -13,7 +13,7 @@ from typing import Any
 from contpeft.digest import canonical_json
 from contpeft.store.rows import parse_json
 
-__all__ = ["Event", "record", "select"]
+__all__ = ["Event", "actor", "record", "select"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Event:
         at: UTC, ISO 8601.
         actor: who made it, as the operating system names them.
         action: what was done (``"version.registered"``, ``"run.started"``, ...).
-        subject: what it was done to: ``name@n``, a run's name, or ``run/way/step``.
+        subject: what it was done to: ``name@n``, ``name@alias``, a name, a run, or ``run/way/step``.
         detail: whatever else says what changed.
     """
 
@@ -39,7 +39,7 @@ def record(connection: sqlite3.Connection, action: str, subject: str, **detail: 
     """Writes one event in the caller's transaction."""
     connection.execute(
         "INSERT INTO event (actor, action, subject, detail) VALUES (?, ?, ?, ?)",
-        (_actor(), action, subject, canonical_json(detail)),
+        (actor(), action, subject, canonical_json(detail)),
     )
 
 
@@ -56,7 +56,8 @@ def select(connection: sqlite3.Connection, subject: str | None) -> list[Event]:
 
 
 @functools.cache
-def _actor() -> str:
+def actor() -> str:
+    """Returns who this process runs for, as the operating system names them."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a user id that has no name

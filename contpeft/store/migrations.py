@@ -10,6 +10,8 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
+from contpeft.store import schema_2
+
 __all__ = ["apply"]
 
 migration = Migrations("contpeft")
@@ -25,6 +27,13 @@ def apply(connection: sqlite3.Connection) -> None:
 def m001_catalogue(db: Database) -> None:
     """Adapters, versions and their lineage; runs, steps and scores; the audit log."""
     for statement in (*_VERSIONS, *_RUNS, *_EVENTS, *_VIEWS):
+        db.execute(statement)
+
+
+@migration()
+def m002_upkeep(db: Database) -> None:
+    """Aliases with their history, tags, and the views people query."""
+    for statement in schema_2.STATEMENTS:
         db.execute(statement)
 
 

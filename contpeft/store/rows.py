@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from contpeft.digest import canonical_json
 from contpeft.errors import IntegrityError, SpecError
 
-__all__ = ["check_finite", "json_text", "now", "parse_json"]
+__all__ = ["MISSING", "check_finite", "differences", "json_text", "now", "parse_json", "timestamp"]
+
+
+MISSING: Final = object()
 
 
 def now() -> str:
     """Returns the time as rows keep it: UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return timestamp(datetime.now(UTC))
+
+
+def timestamp(moment: datetime) -> str:
+    """Returns a time as rows keep it; one without a zone is local time."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def json_text(value: Any, what: str) -> str:
@@ -54,3 +63,18 @@ def check_finite(value: float | None, what: str) -> float | None:
     if not math.isfinite(number):
         raise SpecError(f"{what} is {number}; leave it out when it was not measured")
     return number
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields dotted key, old and new value of every leaf in which two JSON values differ.
+
+    A value that is not there is :data:`MISSING`.
+    """
+    if isinstance(old, list) and isinstance(new, list):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            inner = f"{path}.{key}" if path else str(key)
+            yield from differences(old.get(key, MISSING), new.get(key, MISSING), inner)
+    elif old is MISSING or new is MISSING or canonical_json(old) != canonical_json(new):
+        yield path, old, new

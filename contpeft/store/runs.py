@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any, Final, Literal, get_args
 
 from contpeft.digest import canonical_json
 from contpeft.errors import ConfigError, NotFoundError, SpecError, suggest
 from contpeft.spec import Task
 from contpeft.store import events
-from contpeft.store.rows import json_text, now, parse_json
+from contpeft.store.rows import MISSING, differences, json_text, now, parse_json
 
 __all__ = ["Run", "Status", "finish", "get", "select", "start"]
 
 Status = Literal["finished", "failed", "interrupted"]
 
 _STATUSES: Final = get_args(Status)
-_MISSING: Final = object()
 
 
 @dataclass(frozen=True)
@@ -183,28 +181,16 @@ def _check_task_names(name: str, tasks: tuple[Task, ...]) -> None:
 def _check_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises for the first key in which a run's content differs from the stored one."""
     # The seed first: another one changes much of the rest.
-    keys = ("seed", *sorted(new.keys() - {"seed"}))
-    for key, before, after in chain.from_iterable(_differences(k, old[k], new[k]) for k in keys):
+    told = sorted(differences(old, new), key=lambda difference: difference[0] != "seed")
+    for key, before, after in told:
         raise ConfigError(
             f"run {name!r} exists with another configuration: {key.removeprefix('config.')} was "
             f"{_show(before)}, is now {_show(after)}; give this experiment another 'name:'"
         )
 
 
-def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yields dotted key, old and new value of every leaf in which two JSON values differ."""
-    if isinstance(old, list) and isinstance(new, list):
-        old, new = dict(enumerate(old)), dict(enumerate(new))
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            inner = f"{path}.{key}" if path else str(key)
-            yield from _differences(inner, old.get(key, _MISSING), new.get(key, _MISSING))
-    elif old is _MISSING or new is _MISSING or canonical_json(old) != canonical_json(new):
-        yield path, old, new
-
-
 def _show(value: Any) -> str:
-    if value is _MISSING:
+    if value is MISSING:
         return "not set"
     text = canonical_json(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

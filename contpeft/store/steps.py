@@ -13,7 +13,7 @@ from contpeft.spec import PROTOCOLS, Composition, Score, composition_from_json
 from contpeft.store import events, runs, versions
 from contpeft.store.rows import check_finite, json_text, parse_json
 
-__all__ = ["Step", "add_scores", "cached_score", "finish", "select", "select_scores"]
+__all__ = ["Step", "add_scores", "cached_score", "finish", "scores_of_version", "select", "select_scores"]
 
 _KINDS = ("end", "start")
 _KEY = ("run", "way", "answer", "step", "task", "protocol", "metric", "kind")
@@ -77,7 +77,7 @@ def finish(connection: sqlite3.Connection, step: Step, scores: Sequence[Score], 
         _check_same(where, known, content)
         return _step(known)
     add_scores(connection, scores, store)
-    _insert(connection, step, content, list(ids.values()))
+    _insert(connection, step, content, ids)
     events.record(connection, "step.finished", where, task=step.task, scores=len(scores))
     return _step(_row(connection, step))
 
@@ -127,6 +127,18 @@ def select_scores(
     return [_score(row) for row in rows]
 
 
+def scores_of_version(connection: sqlite3.Connection, version_id: int) -> list[Score]:
+    """Returns the scores of a version, by its row id, in the order they were written."""
+    rows = connection.execute(
+        f"""
+        SELECT {", ".join(_COLUMNS)} FROM score
+        WHERE id IN (SELECT score_id FROM version_score WHERE version_id = ?) ORDER BY id
+        """,
+        (version_id,),
+    )
+    return [_score(row) for row in rows]
+
+
 def cached_score(connection: sqlite3.Connection, **cell: str) -> Score | None:
     """Returns the first measured score of an equal cell, or None when there is none."""
     row = connection.execute(
@@ -171,7 +183,7 @@ def _check_same(where: str, known: sqlite3.Row, content: Mapping[str, str]) -> N
 
 
 def _insert(
-    connection: sqlite3.Connection, step: Step, content: Mapping[str, str], version_ids: Sequence[int]
+    connection: sqlite3.Connection, step: Step, content: Mapping[str, str], ids: Mapping[str, int]
 ) -> None:
     seconds = check_finite(step.seconds, f"seconds of step {step.step}")
     place = {"run": step.run, "way": step.way, "step": step.step}
@@ -181,8 +193,8 @@ def _insert(
         f"INSERT INTO step ({', '.join(columns)}) VALUES ({marks})", columns
     ).lastrowid
     connection.executemany(
-        "INSERT INTO step_version (step_id, version_id) VALUES (?, ?)",
-        [(step_id, version_id) for version_id in version_ids],
+        "INSERT INTO step_version (step_id, version_id, made) VALUES (?, ?, ?)",
+        [(step_id, version_id, ref in step.versions) for ref, version_id in ids.items()],
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from contpeft.errors import NotFoundError, StoreBusyError, UsageError
 from contpeft.spec import (
@@ -14,24 +15,29 @@ from contpeft.spec import (
     BaseModel,
     Composition,
     Parent,
+    Protocol,
     Score,
     Task,
     Version,
     check_name,
 )
-from contpeft.store import drafts, events, runs, steps, versions
+from contpeft.store import drafts, events, find, runs, steps, versions
+from contpeft.store.aliases import Aliases
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.drafts import Draft
 from contpeft.store.events import Event
-from contpeft.store.rows import now
+from contpeft.store.find import Filter, Metric, Sort
+from contpeft.store.inspect import Inspect
+from contpeft.store.loading import load
+from contpeft.store.rows import now, timestamp
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
-from contpeft.store.tensors import Payload, pack, unpack, unpack_file
+from contpeft.store.tags import Tags
+from contpeft.store.tensors import Payload, pack
+from contpeft.store.upkeep import Upkeep
 
 __all__ = ["AdapterStore"]
-
-_ATTEMPTS: Final = 10
 
 
 class AdapterStore:
@@ -49,6 +55,12 @@ class AdapterStore:
     Args:
         path: the folder.
         create: make the store on first use; otherwise it must be there.
+
+    Attributes:
+        aliases: names that move from version to version, with their history.
+        tags: words and values on versions.
+        inspect: lineage, differences, scores, bytes, and SQL.
+        upkeep: removing, collecting garbage, checking, copying.
 
     Raises:
         NotFoundError: if there is no store and ``create`` is False.
@@ -68,6 +80,10 @@ class AdapterStore:
             )
         self._blobs = Blobs(self.path)
         self._db = Database(catalogue, prepare=self._blobs.make_folders)
+        self.aliases = Aliases(self._db, str(self.path))
+        self.tags = Tags(self._db, str(self.path))
+        self.inspect = Inspect(self._db, self._blobs, str(self.path))
+        self.upkeep = Upkeep(self._db, self._blobs, self.path)
 
     def __reduce__(self) -> tuple[type[AdapterStore], tuple[Path]]:
         # A copy in another process opens its own connections.
@@ -153,13 +169,7 @@ class AdapterStore:
             NotFoundError: if there is no such version.
             IntegrityError: if the file is missing or does not hold what was stored.
         """
-        version = self.show(ref)
-        what = f"version {version.ref!r} in {self.path}"
-        if verify:
-            tensors = unpack(self._blobs.read(version.sha256, what))
-        else:
-            tensors = unpack_file(self._blobs.path(version.sha256), what)
-        return AdapterState(version.kind, version.config, tensors, version.head)
+        return load(self._blobs, self.show(ref), str(self.path), verify=verify)
 
     def versions(
         self,
@@ -168,29 +178,57 @@ class AdapterStore:
         run: str | None = None,
         task: str | None = None,
         kind: str | None = None,
+        base: str | None = None,
+        alias: str | None = None,
+        tags: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metrics: Sequence[str | Metric] = (),
+        protocol: Protocol = "task_aware",
+        sort: Sort = "created",
+        reverse: bool = False,
         limit: int | None = None,
         before: str | AdapterRef | None = None,
     ) -> list[Version]:
-        """Returns the versions that meet every condition given, newest first.
+        """Returns the versions that meet every condition given, newest first unless sorted otherwise.
 
         Args:
             name: of this adapter.
             run: made by this run.
             task: the state after this task.
             kind: of this method.
+            base: on the base model of this name.
+            alias: that this alias of any adapter stands for.
+            tags: with all of these tags: ``"keep"``, or ``"owner=ada"`` for one value.
+            where: with these values of other columns (``origin``, ...) or of the configuration
+                (``config.r``).
+            since: registered then or later.
+            until: registered before.
+            metrics: that scored so: ``"accuracy>=0.9"`` is the mean over the tasks learned so far,
+                ``"accuracy@mail>=0.9"`` the score on one task; see :class:`Metric`.
+            protocol: which scores these are.
+            sort: ``"name"`` goes up; ``"created"``, ``"bytes"`` and ``"metric"`` (the first) go down.
+            reverse: sort the other way round.
             limit: at most so many.
-            before: registered before this version: the last one of a page gives the next page.
+            before: those after this version in the order: the last of a page gives the next page.
+
+        Raises:
+            UsageError: if a condition or the order is none of these.
         """
+        wanted = Filter(
+            equal={"name": name, "run": run, "task": task, "kind": kind, "base": base, **(where or {})},
+            tags=tags,
+            alias=alias,
+            since=timestamp(since) if since else None,
+            until=timestamp(until) if until else None,
+            metrics=[Metric.parse(each) if isinstance(each, str) else each for each in metrics],
+            protocol=protocol,
+            sort=sort,
+            reverse=reverse,
+        )
         with self._db.read() as connection:
-            last = versions.find(connection, before, str(self.path))[0] if before else None
-            where = [
-                ("adapter.name = ? COLLATE BINARY", name),
-                ("version.run = ?", run),
-                ("version.task = ?", task),
-                ("version.kind = ?", kind),
-                ("version.id < ?", last),
-            ]
-            return versions.select(connection, where, limit)
+            return find.select(connection, wanted, str(self.path), limit=limit, before=before)
 
     def names(self) -> list[str]:
         """Returns the names of all adapters, sorted."""
@@ -327,18 +365,21 @@ class AdapterStore:
 
     def _store(self, draft: Draft, payload: Payload) -> int:
         """Makes the file durable, then the rows that name it; returns the row id."""
-        for _ in range(_ATTEMPTS):
-            damaged = self._blobs.put(payload.data, payload.sha256)
-            with self._db.write() as connection:
-                # Someone may have collected the file between its writing and this lock.
-                if not self._blobs.present(payload.sha256, len(payload.data)):
-                    continue
-                if damaged:
-                    events.record(connection, "blob.healed", payload.sha256, quarantine=damaged.name)
-                draft = drafts.pin(connection, draft, str(self.path))
-                known = drafts.existing(connection, draft, payload)
-                return known or drafts.insert(connection, draft, payload, str(self.path))
-        raise StoreBusyError(
-            f"files vanish from {self.path}/blobs while they are being stored; "
-            "stop whatever deletes them and try again"
-        )
+        damaged = self._blobs.put(payload.data, payload.sha256)
+        with self._db.write() as connection:
+            if not self._blobs.present(payload.sha256, len(payload.data)):
+                # Collected between its writing and this lock; who holds the lock is left alone.
+                self._blobs.put(payload.data, payload.sha256)
+                self._check_present(payload)
+            if damaged:
+                events.record(connection, "blob.healed", payload.sha256, quarantine=damaged.name)
+            draft = drafts.pin(connection, draft, str(self.path))
+            known = drafts.existing(connection, draft, payload)
+            return known or drafts.insert(connection, draft, payload, str(self.path))
+
+    def _check_present(self, payload: Payload) -> None:
+        if not self._blobs.present(payload.sha256, len(payload.data)):
+            raise StoreBusyError(
+                f"files vanish from {self.path}/blobs while they are being stored; "
+                "stop whatever deletes them and try again"
+            )

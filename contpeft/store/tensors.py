@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from contpeft.spec import AdapterState
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Payload", "pack", "unpack", "unpack_file"]
+__all__ = ["Entry", "Payload", "count_parameters", "entries", "pack", "unpack", "unpack_file"]
 
 # The order of two or more metadata keys in the file differs from process to process; one is safe.
 _METADATA = {"format": "pt"}
@@ -26,6 +26,10 @@ _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]+\Z")
 _DTYPES = frozenset(
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
 )
+
+
+# Name, dtype as safetensors spells it, shape, raw bytes.
+Entry = tuple[str, str, tuple[int, ...], memoryview]
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,12 @@ def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
         _check_tensor(name, tensor, owner)
         copies[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
     data = save(copies, metadata=_METADATA)
-    entries = list(_entries(data))
+    held = list(entries(data))
     return Payload(
         data=data,
         sha256=bytes_digest(data),
-        fingerprint=tensors_digest(entries),
-        parameters=sum(
-            math.prod(shape) for name, _, shape, _ in entries if not name.startswith(AdapterState.HEAD_PREFIX)
-        ),
+        fingerprint=tensors_digest(held),
+        parameters=count_parameters(held),
     )
 
 
@@ -118,7 +120,7 @@ def _check_tensor(name: str, tensor: Any, owner: str) -> None:
         )
 
 
-def _entries(data: bytes) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+def entries(data: bytes) -> Iterator[Entry]:
     """Yields name, dtype, shape and raw bytes of each tensor of a safetensors file."""
     start = 8 + int.from_bytes(data[:8], "little")
     body = memoryview(data)[start:]
@@ -126,3 +128,10 @@ def _entries(data: bytes) -> Iterator[tuple[str, str, tuple[int, ...], memoryvie
         if name != _RESERVED:
             begin, end = entry["data_offsets"]
             yield name, entry["dtype"], tuple(entry["shape"]), body[begin:end]
+
+
+def count_parameters(tensors: Iterable[Entry]) -> int:
+    """Returns the number of elements of the tensors of an adapter, those of its head excluded."""
+    return sum(
+        math.prod(shape) for name, _, shape, _ in tensors if not name.startswith(AdapterState.HEAD_PREFIX)
+    )

@@ -10,17 +10,21 @@ from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, BaseModel, HeadSpec, Parent, Version
 from contpeft.store.rows import parse_json
 
-__all__ = ["children", "find", "names", "refs_to_ids", "select", "spelling"]
+__all__ = ["FROM", "adapter_id", "aliases", "children", "find", "names", "refs_to_ids", "select", "spelling"]
 
-_SELECT: Final = """
-    SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
-           base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
-           base_model.parameters AS base_parameters
+FROM: Final = """
     FROM version
     JOIN adapter ON adapter.id = version.adapter_id
     JOIN base_model ON base_model.id = version.base_id
     JOIN blob ON blob.sha256 = version.sha256
 """
+_SELECT: Final = f"""
+    SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
+           base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
+           base_model.parameters AS base_parameters
+    {FROM}
+"""
+_NEWEST_FIRST: Final = ("ORDER BY version.id DESC",)
 _PARENTS: Final = """
     SELECT parent.version_id, adapter.name || '@' || version.n AS ref, parent.role, parent.weight
     FROM parent
@@ -46,13 +50,28 @@ def find(connection: sqlite3.Connection, ref: str | AdapterRef, store: str) -> t
     parsed = AdapterRef.parse(ref) if isinstance(ref, str) else ref
     if not parsed.name:
         return _find_digest(connection, str(parsed.selector), store)
-    row = connection.execute(
-        "SELECT id FROM adapter WHERE name = ? COLLATE BINARY", (parsed.name,)
-    ).fetchone()
+    found = adapter_id(connection, parsed.name, store)
+    if isinstance(parsed.selector, str) and parsed.selector != "latest":
+        return _find_alias(connection, found, parsed, store)
+    return _find_number(connection, found, parsed, store)
+
+
+def adapter_id(connection: sqlite3.Connection, name: str, store: str) -> int:
+    """Returns the row id of the adapter called ``name``.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    row = connection.execute("SELECT id FROM adapter WHERE name = ? COLLATE BINARY", (name,)).fetchone()
     if row is None:
-        mend = suggest(parsed.name, names(connection))
-        raise NotFoundError(f"no adapter {parsed.name!r} in {store}{mend}")
-    return _find_number(connection, row["id"], parsed, store)
+        raise NotFoundError(f"no adapter {name!r} in {store}{suggest(name, names(connection))}")
+    return int(row["id"])
+
+
+def aliases(connection: sqlite3.Connection, adapter_id: int) -> list[str]:
+    """Returns the aliases of an adapter, sorted."""
+    rows = connection.execute("SELECT name FROM alias WHERE adapter_id = ? ORDER BY name", (adapter_id,))
+    return [row["name"] for row in rows]
 
 
 def refs_to_ids(connection: sqlite3.Connection, refs: Iterable[str], store: str) -> dict[str, int]:
@@ -72,21 +91,23 @@ def refs_to_ids(connection: sqlite3.Connection, refs: Iterable[str], store: str)
 
 
 def select(
-    connection: sqlite3.Connection, where: Sequence[tuple[str, Any]] = (), limit: int | None = None
+    connection: sqlite3.Connection,
+    where: Sequence[tuple[Any, ...]] = (),
+    limit: int | None = None,
+    order: tuple[Any, ...] = _NEWEST_FIRST,
 ) -> list[Version]:
-    """Returns the versions that meet every condition, newest first.
+    """Returns the versions that meet every condition.
 
     Args:
         connection: the catalogue.
-        where: SQL conditions with one ``?`` each, and the values; a condition whose value is
-            None is left out.
+        where: SQL conditions, each followed by the values of its ``?``.
         limit: at most so many.
+        order: SQL order, followed by the values of its ``?``.
     """
-    asked = [(condition, value) for condition, value in where if value is not None]
-    clause = "WHERE " + " AND ".join(condition for condition, _ in asked) if asked else ""
+    clause = "WHERE " + " AND ".join(condition for condition, *_ in where) if where else ""
+    values = [value for _, *values in (*where, order) for value in values]
     rows = connection.execute(
-        f"{_SELECT} {clause} ORDER BY version.id DESC LIMIT ?",
-        [value for _, value in asked] + [-1 if limit is None else limit],
+        f"{_SELECT} {clause} {order[0]} LIMIT ?", [*values, -1 if limit is None else limit]
     ).fetchall()
     parents = _parents(connection, [row["id"] for row in rows])
     return [_version(row, tuple(parents.get(row["id"], ()))) for row in rows]
@@ -131,6 +152,22 @@ def _find_number(
         known = f"there are: {_span(list(ids))}" if ids else "there are none yet"
         raise NotFoundError(f"no version {str(ref)!r} in {store}; {known}")
     return ids[n], f"{ref.name}@{n}"
+
+
+def _find_alias(
+    connection: sqlite3.Connection, adapter_id: int, ref: AdapterRef, store: str
+) -> tuple[int, str]:
+    row = connection.execute(
+        """
+        SELECT version.id, version.n FROM alias JOIN version ON version.id = alias.version_id
+        WHERE alias.adapter_id = ? AND alias.name = ? COLLATE BINARY
+        """,
+        (adapter_id, ref.selector),
+    ).fetchone()
+    if row is None:
+        mend = suggest(str(ref.selector), aliases(connection, adapter_id))
+        raise NotFoundError(f"no version {str(ref)!r} in {store}: no such alias{mend}")
+    return row["id"], f"{ref.name}@{row['n']}"
 
 
 def _span(numbers: list[int]) -> str:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
 from contpeft.cli import app
-from contpeft.spec import AdapterState, BaseModel, HeadSpec, Parent, Score, Single, Task
+from contpeft.spec import Parent, Score, Single, Task
 from contpeft.store import AdapterStore
 
-BASE = BaseModel("tiny-bert", "ba5e" * 16, 1234)
-HEAD = HeadSpec("cosine", ("no", "yes"), {"scale": 10.0})
+sys.path.append(str(Path(__file__).parent))
 
-
-def state(value: float, head: HeadSpec | None = None) -> AdapterState:
-    tensors = {"q.lora_A.weight": torch.full((2, 4), value), "q.lora_B.weight": torch.zeros(4, 2)}
-    if head:
-        tensors["head.weight"] = torch.ones(2, 4)
-    config = {"peft_type": "LORA", "r": 2, "layers": None, "target_modules": ["q"]}
-    return AdapterState("lora", config, tensors, head)
+from cli_helpers import BASE, HEAD, state
 
 
 @pytest.fixture

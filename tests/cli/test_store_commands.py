@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from cli_helpers import lines, printed, undated
 from typer.testing import Result
 
 from contpeft.store import AdapterStore
@@ -16,29 +17,18 @@ from contpeft.store import AdapterStore
 Call = Callable[..., Result]
 
 
-def undated(text: str) -> str:
-    """Returns ``text`` with dates, digests and the software replaced by what they are."""
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<time>", text)
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "<date>          ", text)
-    return re.sub(r"\b[0-9a-f]{64}\b", "<sha256>", text)
+ALL = ["mail@1", "both@1", "billing@2", "billing@1"]
 
 
-def printed(result: Result) -> str:
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.splitlines()]
-
-
-def test_list(call: Call) -> None:
+def test_list(call: Call, filled: AdapterStore) -> None:
+    filled.aliases.set("billing@2", "b")
+    filled.aliases.set("billing@2", "a")
     assert lines(undated(printed(call("store", "list")))) == [
-        r"ref        kind  task                 run   base       parameters      bytes  created_at",
-        r"mail@1     lora  [red]\x1b[31m\nmail  -     tiny-bert          16  280 bytes  <date>",
-        r"both@1     lora  -                    -     tiny-bert          16  280 bytes  <date>",
-        r"billing@2  lora  tickets              demo  tiny-bert          16  384 bytes  <date>",
-        r"billing@1  lora  -                    -     tiny-bert          16  280 bytes  <date>",
+        r"ref        aliases  kind  task                 run   base       parameters      bytes  created_at",
+        r"mail@1     -        lora  [red]\x1b[31m\nmail  -     tiny-bert          16  280 bytes  <date>",
+        r"both@1     -        lora  -                    -     tiny-bert          16  280 bytes  <date>",
+        r"billing@2  a b      lora  tickets              demo  tiny-bert          16  384 bytes  <date>",
+        r"billing@1  -        lora  -                    -     tiny-bert          16  280 bytes  <date>",
     ]
 
 
@@ -51,9 +41,30 @@ def test_list(call: Call) -> None:
         (["--task", "tickets", "--kind", "lora"], ["billing@2"]),
         (["--kind", "ia3"], []),
         (["--before", "both", "--limit", "2"], ["billing@2", "billing@1"]),
+        (["--base", "tiny-bert", "--tag", "owner=ada"], ["mail@1"]),
+        (["--tag", "owner", "--tag", "keep"], ["mail@1"]),
+        (["--alias", "champion"], ["billing@1"]),
+        (["--where", "origin=fused"], ["both@1"]),
+        (["--where", "task=tickets", "--where", "config.r=2"], ["billing@2"]),
+        (["--where", "config.layers=null"], ["mail@1", "both@1", "billing@2", "billing@1"]),
+        (["--where", "config.peft_type=IA3"], []),
+        (["--metric", "accuracy>=0.92"], ["billing@2"]),
+        (["--metric", "accuracy@tickets>0.93"], []),
+        (["--metric", "accuracy", "--protocol", "all_classes"], []),
+        (["--metric", "accuracy", "--sort", "metric"], ["billing@2"]),
+        (["--since", "1h", "--older", "0s"], ["mail@1", "both@1", "billing@2", "billing@1"]),
+        (["--older", "2020-01-01"], []),
+        (["--since", "2020-01-01T10:00", "--sort", "created", "--reverse", "--limit", "4"], ALL[::-1]),
+        (["--sort", "name"], ["billing@1", "billing@2", "both@1", "mail@1"]),
+        (["--sort", "bytes"], ["billing@2", "mail@1", "both@1", "billing@1"]),
     ],
 )
-def test_list_filters_the_same_in_every_format(call: Call, options: list[str], refs: list[str]) -> None:
+def test_list_filters_the_same_in_every_format(
+    call: Call, filled: AdapterStore, options: list[str], refs: list[str]
+) -> None:
+    filled.tags.set("mail@1", {"owner": "ada", "keep": ""})
+    filled.aliases.set("billing@1", "champion")
+
     def rows(*format_: str) -> str:
         return printed(call("store", "list", *options, *format_))
 
@@ -73,15 +84,16 @@ def test_list_of_nothing(call: Call) -> None:
 
 def test_list_as_json_is_the_whole_entry(call: Call, filled: AdapterStore) -> None:
     found = json.loads(printed(call("store", "list", "--json")))
-    assert found == json.loads(json.dumps([version.to_json() for version in filled.versions()]))
+    plain = [{**version.to_json(), "aliases": [], "tags": {}} for version in filled.versions()]
+    assert found == json.loads(json.dumps(plain))
     assert found[2]["config"]["r"] == 2
 
 
 def test_list_as_csv(call: Call, filled: AdapterStore) -> None:
     created = filled.show("billing@2").created_at
     assert printed(call("store", "list", "--run", "demo", "--csv")) == (
-        "ref,kind,task,run,base,parameters,bytes,created_at\n"
-        f"billing@2,lora,tickets,demo,tiny-bert,16,384,{created}\n"
+        "ref,aliases,kind,task,run,base,parameters,bytes,created_at\n"
+        f"billing@2,,lora,tickets,demo,tiny-bert,16,384,{created}\n"
     )
 
 
@@ -130,7 +142,10 @@ def test_show(call: Call) -> None:
 
 
 def test_show_as_json(call: Call, filled: AdapterStore) -> None:
+    filled.aliases.set("billing@2", "champion")
+    filled.tags.set("billing@2", {"keep": ""})
     value = json.loads(printed(call("store", "show", "billing@2", "--json")))
+    assert (value.pop("aliases"), value.pop("tags")) == (["champion"], {"keep": ""})
     assert value.pop("children") == ["both@1"]
     assert value.pop("scores")[0] == {
         **{"answer": "main", "task": "tickets", "protocol": "task_aware"},

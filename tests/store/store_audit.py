@@ -6,7 +6,9 @@ Written with ``sqlite3`` and ``hashlib`` alone, so that it cannot share a mistak
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -72,13 +74,45 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[str]:
         rows = connection.execute(
             "SELECT n FROM version JOIN adapter a ON a.id = adapter_id WHERE name = ? ORDER BY n", (name,)
         )
-        if [n for (n,) in rows] != list(range(1, following)):
+        there = {n for (n,) in rows} | {int(ref.rpartition("@")[2]) for ref in _history(connection)[1][name]}
+        if there != set(range(1, following)):
             yield f"numbers: {name} is not dense below {following}"
 
 
 def _events(connection: sqlite3.Connection) -> Iterator[str]:
-    registered = "SELECT subject FROM event WHERE action = 'version.registered'"
-    known = {subject for (subject,) in connection.execute(registered)}
     stored = connection.execute("SELECT a.name || '@' || n FROM version JOIN adapter a ON a.id = adapter_id")
-    for ref in known ^ {ref for (ref,) in stored}:
+    for ref in _history(connection)[0] ^ {ref for (ref,) in stored}:
         yield f"event: {ref}"
+    aliases = connection.execute(
+        "SELECT a.name || '@' || alias.name, n FROM alias "
+        "JOIN adapter a ON a.id = alias.adapter_id JOIN version ON version.id = version_id"
+    ).fetchall()
+    told = connection.execute(
+        "SELECT a.name || '@' || c.name, after FROM alias_change c "
+        "JOIN adapter a ON a.id = adapter_id ORDER BY c.id"
+    )
+    last = dict(told.fetchall())
+    if dict(aliases) != {alias: after for alias, after in last.items() if after is not None}:
+        yield f"alias: {aliases} is not what the history says"
+
+
+def _history(connection: sqlite3.Connection) -> tuple[set[str], dict[str, set[str]]]:
+    """Returns the versions that should be there, and those removed by name, as the events tell it."""
+    there: set[str] = set()
+    gone: dict[str, set[str]] = defaultdict(set)
+    for action, subject, detail in connection.execute(
+        "SELECT action, subject, detail FROM event ORDER BY id"
+    ):
+        name = subject.rpartition("@")[0]
+        if action == "version.registered":
+            there.add(subject)
+        elif action == "version.removed":
+            there.remove(subject)
+            gone[name].add(subject)
+        elif action == "adapter.renamed":
+            new = json.loads(detail)["to"]
+            there = {
+                f"{new}@{ref[len(subject) + 1 :]}" if ref.startswith(f"{subject}@") else ref for ref in there
+            }
+            gone[new] = gone.pop(subject, set())
+    return there, gone

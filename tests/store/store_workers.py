@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -99,6 +100,34 @@ def open_new(folder: Path, told: Path, start: Barrier, count: int) -> None:
         acknowledge(told, f"{number} {names}")
 
 
+def register_and_remove(path: Path, told: Path, seed: int, seconds: float) -> None:
+    """Registers and removes four contents again and again: what others collect is what this one needs."""
+    store, numbers = AdapterStore(path), random.Random(seed)
+    states = [make_state(content) for content in range(4)]
+    until, count = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        ref = store.register(f"line-{seed}", numbers.choice(states), base=BASE).ref
+        store.load(ref)
+        store.upkeep.remove([ref])
+        count += 1
+    store.register(f"line-{seed}", states[seed % 4], base=BASE)
+    acknowledge(told, f"{count} registered")
+
+
+def collect_for_ever(path: Path, told: Path, naive: bool) -> None:
+    """Collects garbage without any grace until someone kills this process."""
+    store, count = AdapterStore(path), 0
+    while True:
+        count += collect_without_lock(store) if naive else len(store.upkeep.gc(timedelta(0)).blobs)
+        acknowledge(told, f"{count} collected")
+
+
+def open_and_tell(path: Path, told: Path, start: Barrier) -> None:
+    """Opens one store, all processes at once, and tells the names it holds."""
+    start.wait()
+    acknowledge(told, " ".join(AdapterStore(path).names()))
+
+
 def pack_and_tell(told: Path, backwards: bool) -> None:
     """Tells the digests of one state's file, its tensors given in either order."""
     tensors = make_state(7, head=True).tensors
@@ -118,6 +147,14 @@ def fill_the_disk(path: Path, told: Path) -> None:
         except StoreBusyError as error:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             acknowledge(told, str(error))
+
+
+def collect_without_lock(store: AdapterStore) -> int:
+    """Collects garbage the wrong way: what it found unneeded is deleted a moment later."""
+    unneeded = store.upkeep.gc(timedelta(0), dry_run=True).blobs
+    time.sleep(SLOW_DISK)
+    store._blobs.delete(store._blobs.path(sha256) for sha256 in unneeded)
+    return len(unneeded)
 
 
 def _rows_before_file(store: AdapterStore) -> None:

@@ -49,8 +49,8 @@ def test_every_table_is_strict_and_every_reference_names_its_column(raw: sqlite3
     tables = raw.execute("SELECT name, strict FROM pragma_table_list WHERE type = 'table'").fetchall()
     ours = {name: strict for name, strict in tables if not name.startswith(("sqlite_", "_sqlite_"))}
     assert set(ours) == {
-        *("adapter", "base_model", "blob", "event", "parent"),
-        *("run", "score", "step", "step_version", "task", "version"),
+        *("adapter", "alias", "alias_change", "base_model", "blob", "event", "parent"),
+        *("run", "score", "step", "step_version", "tag", "task", "version"),
     }
     assert set(ours.values()) == {1}
     for table in ours:
@@ -68,12 +68,18 @@ def test_every_table_is_strict_and_every_reference_names_its_column(raw: sqlite3
         ("INSERT INTO adapter (name) VALUES ('LINE')", "UNIQUE constraint failed: adapter.name"),
         ("INSERT INTO adapter (name) VALUES ('../x')", "CHECK constraint failed"),
         ("INSERT INTO blob (sha256, bytes) VALUES ('../x', 1)", "CHECK constraint failed"),
+        ("INSERT INTO alias (adapter_id, name, version_id) VALUES (1, 'Latest', 1)", "CHECK constraint"),
+        ("INSERT INTO alias (adapter_id, name, version_id) VALUES (1, '12', 1)", "CHECK constraint failed"),
+        ("INSERT INTO tag VALUES (1, 'a b', '')", "CHECK constraint failed"),
+        ("UPDATE alias_change SET actor = 'x'", "the history of an alias is append-only"),
+        ("DELETE FROM alias_change", "the history of an alias is append-only"),
     ],
 )
 def test_the_schema_refuses(
     store: AdapterStore, raw: sqlite3.Connection, statement: str, message: str
 ) -> None:
     store.start_run("demo", config={}, seed=0, tasks=[], scenario="class-incremental")
+    store.aliases.set("line@1", "champion")
     columns = "run, way, answer, step, task, protocol, metric, kind, value, n, composition, data, copied"
     raw.execute(
         f"INSERT INTO score ({columns}) VALUES "
@@ -160,7 +166,7 @@ UNUSABLE = {
     _text: "store.db is damaged (file is not a database); restore it from a backup",
     _foreign: "store.db is not an adapter store (application id 0x7); name another folder, or move that",
     _anonymous: "store.db is not an adapter store (application id 0x0); name another folder, or move that",
-    _newer: "store.db has schema 99, written by a newer contpeft; this one knows schema 1: upgrade contpeft",
+    _newer: "store.db has schema 99, written by a newer contpeft; this one knows schema 2: upgrade contpeft",
 }
 
 

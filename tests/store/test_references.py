@@ -44,7 +44,7 @@ def test_resolve(lines: AdapterStore) -> None:
         ("zzz", "no adapter 'zzz' in {}; there are: billing, refunds"),
         ("billing@3", "no version 'billing@3' in {}; there are: 1 to 2"),
         ("billing@0", "no version 'billing@0' in {}; there are: 1 to 2"),
-        ("refunds@champion", "no version 'refunds@champion' in {}; there are: 1"),
+        ("refunds@champion", "no version 'refunds@champion' in {}: no such alias; there are none yet"),
         ("sha256:00000000", "no version with digest 'sha256:00000000' in {}; contpeft store list has them"),
     ],
 )

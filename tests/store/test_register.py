@@ -113,10 +113,10 @@ def test_a_user_without_a_name_is_told_by_number(
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    events._actor.cache_clear()
+    events.actor.cache_clear()
     store.register("line", make_state(), base=BASE)
     assert store.events("line@1")[0].actor == f"uid {os.getuid()}"
-    events._actor.cache_clear()
+    events.actor.cache_clear()
 
 
 def test_registering_again_changes_nothing(store: AdapterStore) -> None:

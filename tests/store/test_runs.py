@@ -340,15 +340,20 @@ def test_views_answer_in_plain_sql(demo: AdapterStore) -> None:
             ("demo", "ewc", "main", "task_aware", "accuracy", 0, "cats", 0, 0.5, 10, 0),
             ("demo", "ewc", "main", "task_aware", "accuracy", 0, "dogs", 1, 0.5, 10, 1),
         ]
+        demo.aliases.set("line@1", "b")
+        demo.aliases.set("line@1", "a")
+        demo.tags.set("line@1", {"keep": ""})
         listed = raw.execute("SELECT * FROM version_list ORDER BY id")
         assert [column[0] for column in listed.description] == [
             *("id", "ref", "name", "n", "kind", "origin", "base", "run", "task"),
             *("parameters", "bytes", "seconds", "sha256", "created_at", "parents"),
+            *("aliases", "tags", "accuracy"),
         ]
         version = demo.show("line@1")
         assert listed.fetchone() == (
             *(1, "line@1", "line", 1, "lora", "trained", "tiny-bert", "demo", None),
             *(16, version.bytes, None, version.sha256, version.created_at, 0),
+            *("a b", "keep=", 0.5),
         )
 
 

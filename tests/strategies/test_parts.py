@@ -87,8 +87,10 @@ class TestCosine:
             np.testing.assert_allclose(row, expected, rtol=0, atol=1e-6)
 
     def test_a_head_per_task_keeps_nothing(self, store: AdapterStore) -> None:
-        way = learnt(store, find_recipe("isolated"), tasks=1)
-        assert way.started(1).adapted.head.classes == ("c", "d")
+        for kind in (Cosine(), Linear()):
+            way = learnt(store, Recipe(head=kind), tasks=1, line=type(kind).__name__)
+            context = way.started(1)
+            assert context.adapted.head.classes == kind.classes(context) == ("c", "d")
 
     def test_labels_met_again_get_no_second_row(self, store: AdapterStore) -> None:
         """A domain-incremental stream: every task has the labels of the first."""
@@ -107,6 +109,7 @@ class TestCosine:
         way = learnt(store, find_recipe(name), tasks=2)
         context = way.started(2)
         assert context.adapted.head.classes == context.seen == tuple("abcdef")
+        assert way.recipe.head.classes(context) == context.seen  # the order in which targets are numbered
         kept = store.load("way@2").head_tensors()
         for name, tensor in kept.items():
             assert torch.equal(getattr(context.adapted.head, name)[:4], tensor)

@@ -108,10 +108,10 @@ def test_isolated_adapters_keep_every_bit(store: AdapterStore) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"frozen"}))
 def test_what_a_recipe_trains_is_answered_right(store: AdapterStore, name: str) -> None:
-    way = learnt(store, find_recipe(name), tasks=1)
-    data = way.context(0).training_data("this test")
-    answered = way.answerer().predict(way.answers[0]["main"], data.inputs, data.digest)
-    assert answered == data.labels
+    way = learnt(store, find_recipe(name), tasks=2)
+    data = way.context(1).training_data("this test")
+    answered = way.answerer().predict(way.answers[1]["main"], data.inputs, data.digest)
+    assert sum(a == b for a, b in zip(answered, data.labels, strict=True)) >= 0.9 * len(answered)
 
 
 @pytest.mark.parametrize(

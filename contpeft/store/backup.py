@@ -1,0 +1,87 @@
+"""Backing up: a whole copy of one moment, while others go on writing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from contpeft.errors import UsageError
+from contpeft.store import events, fsck
+from contpeft.store.blobs import Blobs
+from contpeft.store.database import Database, sqlite_errors
+from contpeft.store.disk import one_line_errors, sync_folder, sync_tree
+from contpeft.store.fsck import Finding
+
+__all__ = ["Backup", "copy"]
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A copy of a store.
+
+    Attributes:
+        path: where it is: a store like any other.
+        versions: how many it has.
+        files: how many files they need.
+        bytes: size of these files.
+        linked: how many of them are hard links to the originals and take no space.
+        findings: what a full check of the copy found; the original has the same damage.
+    """
+
+    path: Path
+    versions: int
+    files: int
+    bytes: int
+    linked: int
+    findings: tuple[Finding, ...]
+
+
+def copy(database: Database, blobs: Blobs, target: Path) -> Backup:
+    """Copies a store into a folder that is made for it, whole or not at all.
+
+    Raises:
+        UsageError: if there is something at ``target``.
+        StoreBusyError: if the copy cannot be written.
+    """
+    if target.exists():
+        raise UsageError(f"{target} exists; name a folder that does not, and the backup is made there")
+    partial = target.absolute().parent / f".{target.name}-{secrets.token_hex(4)}"
+    copied = Blobs(partial)
+    try:
+        copied.make_folders()
+        made = _copy(database, blobs, copied, target, partial)
+        with one_line_errors(target):
+            sync_tree(partial)
+            os.rename(partial, target)
+            sync_folder(target.absolute().parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return made
+
+
+def _copy(database: Database, blobs: Blobs, copied: Blobs, target: Path, partial: Path) -> Backup:
+    # With the lock in hand no file is collected between the catalogue and the files it names.
+    with database.write() as connection:
+        _copy_catalogue(database.path, partial / "store.db")
+        needed = connection.execute(
+            "SELECT sha256, bytes FROM blob WHERE sha256 IN (SELECT sha256 FROM version)"
+        ).fetchall()
+        linked = sum(blobs.link(row["sha256"], copied) for row in needed)
+        events.record(connection, "store.backed_up", "store", path=str(target), files=len(needed))
+    copy = Database(partial / "store.db", prepare=copied.make_folders)
+    checked = fsck.check(copy, copied, quick=False, sample=None, max_seconds=None, repair=False)
+    copy.close()
+    size = sum(row["bytes"] for row in needed)
+    return Backup(target, checked.versions, len(needed), size, linked, checked.findings)
+
+
+def _copy_catalogue(source: Path, target: Path) -> None:
+    # Its own connection: a transaction that holds the lock cannot run VACUUM itself.
+    with sqlite_errors(target), closing(sqlite3.connect(source)) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModel
+from transformers.utils.logging import disable_progress_bar
 
 from contpeft import AdapterSpec, ContinualAdapter
 from contpeft.adapters import AdaptedModel
 from contpeft.experiments.packages import packaged_model
 
 BATCH, TOKENS, TASKS = 32, 32, 20
-STEPS, PAIRS, PROCESSES = 4, 10, 3
+STEPS, PAIRS, PROCESSES = 3, 8, 3
 SPEC = AdapterSpec("lora", r=8, alpha=16, targets=("query", "value"))
 
 
@@ -241,6 +242,7 @@ def main() -> None:
     torch.manual_seed(0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")  # advice of Lightning on short runs
+    disable_progress_bar()
     if "--peak" in sys.argv:
         print(peak_of_a_fit(sys.argv[-1]))
         return

@@ -12,12 +12,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel
 
+from contpeft import AdapterSpec
 from contpeft.adapters import AdaptedModel
 from contpeft.callbacks import ContinualAdapter
 
 VOCABULARY, WIDTH, LENGTH = 32, 16, 6
 
 Batch = dict[str, Tensor]
+
+LORA = AdapterSpec("lora", r=4)
 
 
 def tiny_bert(dropout: float = 0.1) -> BertModel:
@@ -138,3 +141,10 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Returns whether two sets of named tensors are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def opposite(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """Learns the task with every label flipped."""
+    trainer = quiet_trainer(*callbacks, **({"epochs": 8} | options))
+    trainer.fit(module, task_loader(flipped=True), task_loader(flipped=True))
+    return trainer

@@ -10,10 +10,12 @@ import lightning.pytorch as L
 import pytest
 import torch
 from callbacks_tiny import (
+    LORA,
     Probe,
     TinyModule,
     ValidatedModule,
     learn,
+    opposite,
     parameters,
     quiet_trainer,
     same,
@@ -25,13 +27,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from contpeft import AdapterSpec, AdapterStore, ContinualAdapter, ForgettingMonitor, Single
+from contpeft import AdapterStore, ContinualAdapter, ForgettingMonitor, Single
 from contpeft.adapters import AdaptedModel
 from contpeft.callbacks.batches import batch_digest
 from contpeft.errors import NotFoundError, SpecError, UnsupportedError
 from contpeft.strategies import composition_key, state_key
 
-LORA = AdapterSpec("lora", r=4)
 AnsweredBy = Literal["own", "current"]
 
 
@@ -43,23 +44,6 @@ class Logged(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-@pytest.fixture
-def module(store: AdapterStore) -> ValidatedModule:
-    """Returns a module that has learnt ``refunds`` perfectly; ``refunds@1`` is in the store."""
-    module = ValidatedModule(dropout=0.0, rate=3e-2)
-    trainer = quiet_trainer(ContinualAdapter(store, "refunds", LORA), epochs=8)
-    trainer.fit(module, task_loader(), task_loader())
-    assert float(trainer.callback_metrics["val_acc"]) == 1.0
-    return module
-
-
-def opposite(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    """Learns the task with every label flipped."""
-    trainer = quiet_trainer(*callbacks, **({"epochs": 8} | options))
-    trainer.fit(module, task_loader(flipped=True), task_loader(flipped=True))
-    return trainer
 
 
 # --- who answers ---------------------------------------------------------------------------------
@@ -345,44 +329,6 @@ def test_the_order_of_callbacks_is_checked(store: AdapterStore, module: TinyModu
 def test_tasks_without_a_name_of_their_own_are_refused(store: AdapterStore, earlier: list[str]) -> None:
     with pytest.raises(SpecError, match="are not told apart by name"):
         ForgettingMonitor(store, {task: [] for task in earlier})
-
-
-def test_an_empty_loader_is_refused(store: AdapterStore, module: TinyModule) -> None:
-    monitor = ForgettingMonitor(store, {"refunds": []})
-    with pytest.raises(SpecError, match="the loader of earlier task 'refunds' is empty"):
-        opposite(module, ContinualAdapter(store, "billing", LORA), monitor, epochs=1)
-
-
-def column(batch: Any) -> Tensor:
-    labels: Tensor = batch["labels"][:, None]
-    return labels
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"labels": column}, r"scores of shape \(8, 2\) and labels of shape \(8, 1\) are not"),
-        ({"predict": lambda m, b: m(b).argmax(-1)}, r"scores of shape \(8,\) and labels of shape \(8,\)"),
-    ],
-)
-def test_shapes_that_would_be_compared_crosswise_are_refused(
-    store: AdapterStore, module: TinyModule, options: dict[str, Any], message: str
-) -> None:
-    monitor = ForgettingMonitor(store, {"refunds": task_loader()}, **options)
-    with pytest.raises(UnsupportedError, match=message):
-        opposite(module, ContinualAdapter(store, "billing", LORA), monitor, epochs=1)
-
-
-def test_answers_and_labels_that_are_no_tensors_are_refused(store: AdapterStore, module: Any) -> None:
-    nameless = [{"input_ids": batch["input_ids"]} for batch in task_loader()]
-    module.predict_step = lambda batch, batch_idx: {"scores": module(batch)}
-    for data, message in (
-        (task_loader(), "returns dict, not scores"),
-        (nameless, "no 'labels' in the"),
-    ):
-        monitor = ForgettingMonitor(store, {"refunds": data})
-        with pytest.raises(UnsupportedError, match=message):
-            opposite(module, ContinualAdapter(store, "billing", LORA), monitor, epochs=1)
 
 
 # --- nothing to store, nothing to train ----------------------------------------------------------

@@ -32,6 +32,7 @@ _COLUMNS: Final = {
     "sha256": "version.sha256",
     "fingerprint": "version.fingerprint",
 }
+_HALVES: Final = ("step_score", "fit_score")
 _KEYS: Final = {"created": "version.id", "name": "adapter.name", "bytes": "blob.bytes"}
 
 
@@ -71,10 +72,12 @@ class Metric:
 
     def sql(self, protocol: str) -> tuple[str, list[Any]]:
         """Returns the expression for a version's score and the values it needs."""
-        where = "metric = ? AND protocol = ? AND " + ("task = ?" if self.task else "learned")
+        # Asked of both halves of version_score: SQLite finds a version in a union by reading all of it.
+        where = "version_id = version.id AND metric = ? AND protocol = ? AND "
+        where += "task = ?" if self.task else "learned"
+        halves = " UNION ALL ".join(f"SELECT value FROM {view} WHERE {where}" for view in _HALVES)
         values = [self.name, protocol, *([self.task] if self.task else [])]
-        query = f"SELECT avg(value) FROM version_score WHERE version_id = version.id AND {where}"
-        return f"({query})", values
+        return f"(SELECT avg(value) FROM ({halves}))", values * len(_HALVES)
 
 
 @dataclass(frozen=True)

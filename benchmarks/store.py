@@ -139,8 +139,7 @@ def asking(folder: Path) -> list[Comparison]:
     }
     found = []
     for name, ask in questions.items():
-        sides = (partial(_milliseconds, ask, store) for store in (many, few))
-        pairs = in_turn(*sides, PAIRS)
+        pairs = in_turn(partial(_milliseconds, ask, many), partial(_milliseconds, ask, few), PAIRS)
         found.append(compare(name, (f"{VERSIONS:,} versions", f"{FEW:,}"), pairs, "ms", goal=2.0))
     many.close()
     few.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ Sort = Literal["created", "name", "bytes", "metric"]
 _METRIC: Final = re.compile(
     r"(?P<name>[^@<>=!\s]+)(@(?P<task>[^<>=!]+?))?(\s*(?P<sign>>=|<=|>|<|=)\s*(?P<value>[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?))?\Z"
 )
+_SIGNS: Final = ("", ">=", "<=", ">", "<", "=")
 _COLUMNS: Final = {
     "name": "adapter.name",
     "n": "version.n",
@@ -52,6 +54,11 @@ class Metric:
     sign: str = ""
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses what is no comparison with a number."""
+        if self.sign not in _SIGNS or not math.isfinite(self.value):
+            raise UsageError(f"metric {self.name!r} cannot be compared by {self.sign!r} with {self.value}")
+
     @classmethod
     def parse(cls, text: str) -> Metric:
         """Returns the metric ``text`` spells: ``accuracy``, ``accuracy>=0.9``, ``accuracy@mail>=0.9``.
@@ -78,6 +85,13 @@ class Metric:
         halves = " UNION ALL ".join(f"SELECT value FROM {view} WHERE {where}" for view in _HALVES)
         values = [self.name, protocol, *([self.task] if self.task else [])]
         return f"(SELECT avg(value) FROM ({halves}))", values * len(_HALVES)
+
+    def condition(self, protocol: str) -> tuple[Any, ...]:
+        """Returns the condition on a version's score, followed by its values."""
+        expression, values = self.sql(protocol)
+        if not self.sign:
+            return f"{expression} IS NOT NULL", *values
+        return f"{expression} {self.sign} ?", *values, self.value
 
 
 @dataclass(frozen=True)
@@ -107,16 +121,7 @@ class Filter:
             yield "version.created_at >= ?", self.since
         if self.until is not None:
             yield "version.created_at < ?", self.until
-        for metric in self.metrics:
-            value, values = metric.sql(self.protocol)
-            yield (
-                (f"{value} {metric.sign} ?", *values, metric.value)
-                if metric.sign
-                else (
-                    f"{value} IS NOT NULL",
-                    *values,
-                )
-            )
+        yield from (metric.condition(self.protocol) for metric in self.metrics)
 
     def order(self) -> tuple[str, list[Any], bool]:
         """Returns the sort key, its values, and whether it descends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ Sort = Literal["created", "name", "bytes", "metric"]
 _METRIC: Final = re.compile(
     r"(?P<name>[^@<>=!\s]+)(@(?P<task>[^<>=!]+?))?(\s*(?P<sign>>=|<=|>|<|=)\s*(?P<value>[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?))?\Z"
 )
+_SIGNS: Final = ("", ">=", "<=", ">", "<", "=")
 _COLUMNS: Final = {
     "name": "adapter.name",
     "n": "version.n",
@@ -32,6 +34,7 @@ _COLUMNS: Final = {
     "sha256": "version.sha256",
     "fingerprint": "version.fingerprint",
 }
+_HALVES: Final = ("step_score", "fit_score")
 _KEYS: Final = {"created": "version.id", "name": "adapter.name", "bytes": "blob.bytes"}
 
 
@@ -50,6 +53,11 @@ class Metric:
     task: str | None = None
     sign: str = ""
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what is no comparison with a number."""
+        if self.sign not in _SIGNS or not math.isfinite(self.value):
+            raise UsageError(f"metric {self.name!r} cannot be compared by {self.sign!r} with {self.value}")
 
     @classmethod
     def parse(cls, text: str) -> Metric:
@@ -71,10 +79,19 @@ class Metric:
 
     def sql(self, protocol: str) -> tuple[str, list[Any]]:
         """Returns the expression for a version's score and the values it needs."""
-        where = "metric = ? AND protocol = ? AND " + ("task = ?" if self.task else "learned")
+        # Asked of both halves of version_score: SQLite finds a version in a union by reading all of it.
+        where = "version_id = version.id AND metric = ? AND protocol = ? AND "
+        where += "task = ?" if self.task else "learned"
+        halves = " UNION ALL ".join(f"SELECT value FROM {view} WHERE {where}" for view in _HALVES)
         values = [self.name, protocol, *([self.task] if self.task else [])]
-        query = f"SELECT avg(value) FROM version_score WHERE version_id = version.id AND {where}"
-        return f"({query})", values
+        return f"(SELECT avg(value) FROM ({halves}))", values * len(_HALVES)
+
+    def condition(self, protocol: str) -> tuple[Any, ...]:
+        """Returns the condition on a version's score, followed by its values."""
+        expression, values = self.sql(protocol)
+        if not self.sign:
+            return f"{expression} IS NOT NULL", *values
+        return f"{expression} {self.sign} ?", *values, self.value
 
 
 @dataclass(frozen=True)
@@ -104,16 +121,7 @@ class Filter:
             yield "version.created_at >= ?", self.since
         if self.until is not None:
             yield "version.created_at < ?", self.until
-        for metric in self.metrics:
-            value, values = metric.sql(self.protocol)
-            yield (
-                (f"{value} {metric.sign} ?", *values, metric.value)
-                if metric.sign
-                else (
-                    f"{value} IS NOT NULL",
-                    *values,
-                )
-            )
+        yield from (metric.condition(self.protocol) for metric in self.metrics)
 
     def order(self) -> tuple[str, list[Any], bool]:
         """Returns the sort key, its values, and whether it descends."""

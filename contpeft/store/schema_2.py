@@ -85,22 +85,29 @@ _MADE: Final = (
     "CREATE INDEX blob_bytes ON blob (bytes)",
 )
 
-_VERSION_SCORE: Final = """
-    CREATE VIEW version_score AS
+# The order of CROSS JOIN is kept: from one version to its scores by indexes alone.
+_STEP_SCORE: Final = """
+    CREATE VIEW step_score AS
     SELECT step_version.version_id, score.run, score.way, score.step, score.answer, score.task,
            score.protocol, score.metric, score.value, score.n, score.id AS score_id,
            task.position IS NULL OR task.position <= score.step AS learned
     FROM step_version
-    JOIN step ON step.id = step_version.step_id
-    JOIN score ON score.run = step.run AND score.way = step.way AND score.step = step.step
+    CROSS JOIN step ON step.id = step_version.step_id
+    CROSS JOIN score ON score.run = step.run AND score.way = step.way AND score.step = step.step
     LEFT JOIN task ON task.run = score.run AND task.name = score.task
     WHERE step_version.made AND score.kind = 'end'
-    UNION ALL
-    SELECT version.id, score.run, score.way, score.step, score.answer, score.task,
-           score.protocol, score.metric, score.value, score.n, score.id, 1
+"""
+# A fit outside of a sequence has no steps: what its run measured is what its version scored.
+_FIT_SCORE: Final = """
+    CREATE VIEW fit_score AS
+    SELECT version.id AS version_id, score.run, score.way, score.step, score.answer, score.task,
+           score.protocol, score.metric, score.value, score.n, score.id AS score_id, 1 AS learned
     FROM version
-    JOIN score ON score.run = version.run
+    CROSS JOIN score ON score.run = version.run
     WHERE score.kind = 'end' AND NOT EXISTS (SELECT 1 FROM step WHERE step.run = version.run)
+"""
+_VERSION_SCORE: Final = """
+    CREATE VIEW version_score AS SELECT * FROM step_score UNION ALL SELECT * FROM fit_score
 """
 
 # A view's computed column has no type of its own; CAST lets tools compare it as a number.
@@ -116,9 +123,13 @@ _VERSION_LIST: Final = """
            (SELECT group_concat(key || '=' || value, ', ') FROM
              (SELECT key, value FROM tag WHERE tag.version_id = version.id ORDER BY key)
            ) AS tags,
-           CAST((SELECT avg(measured.value) FROM version_score AS measured
-                 WHERE measured.version_id = version.id AND measured.metric = 'accuracy'
-                   AND measured.protocol = 'task_aware' AND measured.learned) AS REAL) AS accuracy
+           CAST((SELECT avg(value) FROM
+             (SELECT value FROM step_score
+              WHERE version_id = version.id AND metric = 'accuracy' AND protocol = 'task_aware' AND learned
+              UNION ALL
+              SELECT value FROM fit_score
+              WHERE version_id = version.id AND metric = 'accuracy' AND protocol = 'task_aware' AND learned)
+           ) AS REAL) AS accuracy
     FROM version
     JOIN adapter ON adapter.id = version.adapter_id
     JOIN base_model ON base_model.id = version.base_id
@@ -168,6 +179,8 @@ STATEMENTS: Final = (
     *_TAGS,
     *_MADE,
     "DROP VIEW version_list",
+    _STEP_SCORE,
+    _FIT_SCORE,
     _VERSION_SCORE,
     _VERSION_LIST,
     _FORGETTING,

@@ -8,6 +8,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import pytest
 from store_audit import audit, leftovers
 from store_workers import (
     BASE,
@@ -23,9 +24,13 @@ from contpeft.store import AdapterStore
 PROCESSES = 8
 
 
-def run_all(context: ForkServerContext, target: Any, *args: Any) -> None:
-    """Runs ``target`` in eight processes that start together; fails if one does."""
-    started = [context.Process(target=target, args=(*args, *extra)) for extra in _extras(target)]
+def run_all(context: ForkServerContext, target: Any, *args: Any, count: int | None = None) -> None:
+    """Runs ``target`` in eight processes that start together; fails if one does.
+
+    With ``count`` each is told its own number and the count.
+    """
+    own = [() if count is None else (seed, count) for seed in range(PROCESSES)]
+    started = [context.Process(target=target, args=(*args, *each)) for each in own]
     for process in started:
         process.start()
     for process in started:
@@ -33,15 +38,12 @@ def run_all(context: ForkServerContext, target: Any, *args: Any) -> None:
     assert [process.exitcode for process in started] == [0] * PROCESSES
 
 
-def _extras(target: Any) -> list[tuple[int, ...]]:
-    return [(seed, 25) for seed in range(PROCESSES)] if target is register_many else [()] * PROCESSES
-
-
-def test_register_from_eight_processes(processes: ForkServerContext, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.acceptance)])
+def test_register_from_eight_processes(processes: ForkServerContext, tmp_path: Path, count: int) -> None:
     path, told = tmp_path / "store", tmp_path / "told"
-    run_all(processes, register_many, path, told, processes.Barrier(PROCESSES))
+    run_all(processes, register_many, path, told, processes.Barrier(PROCESSES), count=count)
     refs = acknowledged(told)
-    assert len(refs) == PROCESSES * 25
+    assert len(refs) == PROCESSES * count
     assert (audit(path, refs), leftovers(path)) == ([], [])
     store = AdapterStore(path)
     assert {version.ref: version.sha256 for version in store.versions()} == refs

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from store_audit import audit
+from store_audit import audit, leftovers
 from store_workers import BASE, TWINS, acknowledged, create_for_ever, make_state, register_for_ever
 
 from contpeft.store import AdapterStore
@@ -42,14 +43,17 @@ def crash(
     return audit(store, versions)
 
 
-def test_killed_while_registering(processes: ForkServerContext, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [25, pytest.param(500, marks=pytest.mark.acceptance)])
+def test_killed_while_registering(processes: ForkServerContext, tmp_path: Path, kills: int) -> None:
     path = tmp_path / "store"
-    for seed in range(25):
+    for seed in range(kills):
         assert crash(processes, path, seed, rows=4 if seed % 2 else 20_000) == []
     survivors = AdapterStore(path)
-    assert len(survivors.versions()) >= sum(seed % 4 for seed in range(25))
+    assert len(survivors.versions()) >= sum(seed % 4 for seed in range(kills))
     version = survivors.register("after", make_state(), base=BASE)
     assert (version.ref, audit(path)) == ("after@1", [])
+    survivors.upkeep.gc(timedelta(0))
+    assert (leftovers(path), survivors.inspect.usage().orphans, audit(path)) == ([], 0, [])
     survivors.close()
 
 

@@ -171,6 +171,12 @@ def test_values_are_never_sql(filled: AdapterStore, text: str) -> None:
     assert len(filled.versions()) == 5
 
 
+@pytest.mark.parametrize(("sign", "value"), [("; DROP TABLE tag", 0.0), ("!=", 0.0), (">", float("nan"))])
+def test_what_is_no_comparison(sign: str, value: float) -> None:
+    with pytest.raises(UsageError, match="metric 'accuracy' cannot be compared"):
+        Metric("accuracy", None, sign, value)
+
+
 def test_a_page_goes_on_after_a_version_that_is_there(filled: AdapterStore) -> None:
     with pytest.raises(NotFoundError):
         filled.versions(before="a@9")

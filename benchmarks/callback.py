@@ -242,7 +242,7 @@ def main() -> None:
     torch.manual_seed(0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")  # advice of Lightning on short runs
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if "--peak" in sys.argv:
         print(peak_of_a_fit(sys.argv[-1]))
         return

@@ -94,7 +94,7 @@ def main(options: argparse.Namespace) -> None:
             log_every_n_steps=1,
             callbacks=[
                 continual,  # NEW: attaches an adapter, trains it and the head alone, registers both
-                AdapterCheckpoint(),  # NEW: checkpoints of some 100 kB instead of the whole model
+                AdapterCheckpoint(),  # NEW: checkpoints of 1 MB instead of 90
                 ForgettingMonitor(store, earlier),  # NEW: earlier tasks, each by its own adapter
                 ForgettingMonitor(store, earlier, answered_by="current"),  # NEW: and by the one trained now
             ],
@@ -114,7 +114,7 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Learns two tasks one after another with one model.")
     parser.add_argument("--store", default="adapters", help="folder of the adapter store")
-    parser.add_argument("--rows", type=int, default=100, help="texts of each class, to train and to test on")
+    parser.add_argument("--rows", type=int, default=60, help="texts of each class, to train and to test on")
     parser.add_argument("--layers", type=int, default=6, help="layers of the encoder, 1 to 6")
     parser.add_argument("--epochs", type=int, default=3)
     main(parser.parse_args())

@@ -150,11 +150,8 @@ class AdaptedModel:
             SpecError: if the spec does not fit the model, or an adapter is attached already.
             UnsupportedError: if it would change more than the modules it is applied to.
         """
-        self._refuse_second()
-        intact = self.base
-        self.attachment = Attachment(self.model, make_config(spec, self.model, self._inner_head()))
-        self._intact = intact
-        return self.attachment
+        head = self._inner_head()
+        return self._put_in(lambda: Attachment(self.model, make_config(spec, self.model, head)))
 
     def attach_state(self, state: AdapterState) -> Attachment:
         """Attaches a stored adapter to be trained on.
@@ -162,11 +159,7 @@ class AdaptedModel:
         Raises:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
-        self._refuse_second()
-        intact = self.base
-        self.attachment = Attachment.from_state(self.model, state)
-        self._intact = intact
-        return self.attachment
+        return self._put_in(lambda: Attachment.from_state(self.model, state))
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
@@ -308,17 +301,21 @@ class AdaptedModel:
                 self._take_out()
                 self.attachment = own
 
-    def _take_out(self) -> None:
-        if self.attachment is not None:
-            self.attachment.remove()
-            self.attachment = None
-
-    def _refuse_second(self) -> None:
+    def _put_in(self, make: Callable[[], Attachment]) -> Attachment:
         if self.attachment is not None:
             raise SpecError(
                 f"{type(self.module).__name__} has an adapter attached already; "
                 "detach() it before the next task"
             )
+        intact = self.base
+        self.attachment = make()
+        self._intact = intact
+        return self.attachment
+
+    def _take_out(self) -> None:
+        if self.attachment is not None:
+            self.attachment.remove()
+            self.attachment = None
 
     def _inner_head(self) -> nn.Module | None:
         """Returns the head if it sits inside the transformers model."""

@@ -16,7 +16,7 @@ from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, HeadSpec, 
 from contpeft.store import AdapterStore
 from contpeft.strategies import Recipe, best_labels, composition_key, find_recipe, state_key, task_choice
 
-SENTENCES = st.lists(st.tuples(*[st.integers(0, 63)] * LENGTH), min_size=1, max_size=12)
+SENTENCES = st.lists(st.tuples(*[st.integers(0, 63)] * LENGTH), min_size=1, max_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ class TestAnswers:
         answered = predict(ways["isolated"], ways["isolated"].answers[2]["main"], inputs)
         assert sum(a == b for a, b in zip(answered, labels, strict=True)) / len(labels) > 0.7
 
-    @settings(max_examples=25)
+    @settings(max_examples=12)
     @given(SENTENCES, st.randoms())
     def test_a_row_is_answered_alike_in_any_company(
         self, ways: dict[str, Way], inputs: list[Any], random: Any
@@ -63,7 +63,7 @@ class TestAnswers:
         assert predict(way, route, [inputs[i] for i in order]) == [together[i] for i in order]
         assert [predict(way, route, [each])[0] for each in inputs] == together
 
-    @settings(max_examples=25)
+    @settings(max_examples=12)
     @given(SENTENCES, st.sampled_from(["isolated", "sequential", "frozen"]), st.data())
     def test_knowing_the_task_never_hurts(
         self, ways: dict[str, Way], inputs: list[Any], name: str, data: st.DataObject

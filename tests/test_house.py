@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,21 @@ def test_no_module_is_longer_than_the_limit() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules}
     assert {"contpeft/errors.py", "tests/test_house.py"} <= lengths.keys()
     assert {name: n for name, n in lengths.items() if n > LIMIT} == {}
+
+
+def test_tests_share_only_helpers() -> None:
+    """Test files of one name in two folders are one module to whoever imports it by name."""
+    paths = list((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in paths if path.stem.startswith("test_")}
+    helpers = [path.stem for path in paths if path.stem not in tests | {"conftest"}]
+    assert len(helpers) == len(set(helpers))
+    imported = {
+        f"{path.name} imports {node.module}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in tests
+    }
+    assert imported == set()
 
 
 def test_rooms_import_only_the_rooms_below_them() -> None:

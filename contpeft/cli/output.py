@@ -27,6 +27,7 @@ __all__ = [
     "print_lines",
     "print_table",
     "print_tree",
+    "show_tags",
     "show_time",
 ]
 
@@ -72,6 +73,11 @@ def hint(text: str) -> None:
 def show_time(text: str) -> str:
     """Returns a stored time as tables show it: UTC, to the minute."""
     return text[:16].replace("T", " ")
+
+
+def show_tags(tags: Mapping[str, str]) -> list[str]:
+    """Returns tags as they are typed: ``key=value``, or ``key`` when the value is empty."""
+    return [f"{key}={value}" if value else key for key, value in tags.items()]
 
 
 def print_table(items: Iterable[Item], columns: Sequence[Column[Item]], indent: int = 0) -> None:

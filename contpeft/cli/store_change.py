@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
 
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Name, Ref, StorePath, open_store
-from contpeft.cli.output import Column, examples, hint, print_json, print_lines, print_table, show_time
+from contpeft.cli.output import (
+    Column,
+    examples,
+    hint,
+    print_json,
+    print_lines,
+    print_table,
+    show_tags,
+    show_time,
+)
 from contpeft.store import AliasChange
 
 __all__ = ["RENAME_EXAMPLES", "TAG_EXAMPLES", "alias_app", "rename", "tag"]
@@ -54,6 +64,7 @@ def tag(
     """
     with open_store(store) as opened:
         exact = opened.resolve(ref)
+        before = opened.tags.of(exact).get(exact, {})
         if remove:
             opened.tags.remove(exact, remove)
         if tags:
@@ -62,9 +73,9 @@ def tag(
     if as_json:
         print_json({"ref": exact, "tags": found})
     else:
-        print_lines(f"{key}={value}" if value else key for key, value in found.items())
-    if tags or remove:
-        hint(f"tagged {exact}; undo: contpeft store tag {exact} --remove KEY, or KEY=VALUE")
+        print_lines(show_tags(found))
+    if found != before:
+        hint(f"tagged {exact}; undo: contpeft store tag {exact} {_undo(before, found)}")
 
 
 @alias_app.command(
@@ -79,12 +90,12 @@ def set_alias(ref: Ref, alias: AliasName, store: StorePath = DEFAULT_STORE, as_j
     with open_store(store) as opened:
         change = opened.aliases.set(ref, alias)
         exact = opened.resolve(ref)
+    if change is not None:
+        _tell(change, as_json)
+        return
     if as_json:
-        print_json(None if change is None else asdict(change))
-    if change is None:
-        hint(f"{exact.partition('@')[0]}@{alias} stands for {exact} already")
-    else:
-        _told(change)
+        print_json(None)
+    hint(f"{exact.partition('@')[0]}@{alias} stands for {exact} already")
 
 
 @alias_app.command(
@@ -100,9 +111,7 @@ def remove_alias(
     """Remove an alias; its history stays."""
     with open_store(store) as opened:
         change = opened.aliases.remove(name, alias)
-    if as_json:
-        print_json(asdict(change))
-    _told(change)
+    _tell(change, as_json)
 
 
 @alias_app.command(
@@ -118,9 +127,7 @@ def undo_alias(
     """Take the last move of an alias back; again, the one before it."""
     with open_store(store) as opened:
         change = opened.aliases.undo(name, alias)
-    if as_json:
-        print_json(asdict(change))
-    _told(change)
+    _tell(change, as_json)
 
 
 @alias_app.command(
@@ -159,7 +166,15 @@ def rename(
     hint(f"renamed {old} to {new}; undo: contpeft store rename {new} {old}")
 
 
-def _told(change: AliasChange) -> None:
+def _undo(before: dict[str, str], after: dict[str, str]) -> str:
+    back = {key: value for key, value in before.items() if after.get(key) != value}
+    gone = [f"--remove {key}" for key in after if key not in before]
+    return " ".join([*map(shlex.quote, show_tags(back)), *gone])
+
+
+def _tell(change: AliasChange, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(change))
     alias = f"{change.name}@{change.alias}"
     where = "is gone" if change.after is None else f"stands for {change.name}@{change.after}"
     was = "" if change.before is None else f" (was {change.name}@{change.before})"

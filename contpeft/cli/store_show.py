@@ -17,6 +17,7 @@ from contpeft.cli.output import (
     print_lines,
     print_table,
     print_tree,
+    show_tags,
     show_time,
 )
 from contpeft.spec import HeadSpec, Parent, Score, Version
@@ -220,7 +221,7 @@ def _branch(branch: Branch) -> str:
 def _called(aliases: tuple[str, ...], tags: dict[str, str]) -> dict[str, Any]:
     return {
         "aliases": " ".join(aliases) or None,
-        "tags": ", ".join(f"{key}={value}" if value else key for key, value in tags.items()) or None,
+        "tags": ", ".join(show_tags(tags)) or None,
     }
 
 

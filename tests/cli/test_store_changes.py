@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -113,11 +114,16 @@ def test_query(call: Call) -> None:
 def test_tags(call: Call) -> None:
     out, err = told(call("store", "tag", "billing", "owner=ada", "keep"))
     assert out == "keep\nowner=ada\n"
-    assert err == "tagged billing@2; undo: contpeft store tag billing@2 --remove KEY, or KEY=VALUE\n"
+    undo = "contpeft store tag billing@2 --remove keep --remove owner"
+    assert err == f"tagged billing@2; undo: {undo}\n"
     assert told(call("store", "tag", "billing")) == ("keep\nowner=ada\n", "")
-    out, _ = told(call("store", "tag", "billing@2", "owner=bob", "--remove", "keep", "--json"))
-    assert json.loads(out) == {"ref": "billing@2", "tags": {"owner": "bob"}}
-    assert "  tags        owner=bob" in lines(printed(call("store", "show", "billing")))
+    assert told(call("store", "tag", "billing", "keep"))[1] == ""
+    out, err = told(call("store", "tag", "billing@2", "owner=bob b", "to=x", "--remove", "keep", "--json"))
+    assert json.loads(out) == {"ref": "billing@2", "tags": {"owner": "bob b", "to": "x"}}
+    assert err == "tagged billing@2; undo: contpeft store tag billing@2 keep owner=ada --remove to\n"
+    printed(call(*shlex.split(err.partition("undo: contpeft ")[2])))
+    assert printed(call("store", "tag", "billing")) == "keep\nowner=ada\n"
+    assert "  tags        keep, owner=ada" in lines(printed(call("store", "show", "billing")))
 
 
 def test_aliases(call: Call) -> None:

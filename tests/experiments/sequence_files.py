@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from contpeft.store import AdapterStore
@@ -32,17 +33,32 @@ def write_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
     return path
 
 
-def run_command(experiment: Path, *options: str) -> list[str]:
-    """Returns the command that runs it, with store and reports beside the file."""
-    folders = ["--store", str(experiment.parent / "adapters"), "--report", str(experiment.parent / "reports")]
+def run_command(experiment: Path, *options: str, folder: Path | None = None) -> list[str]:
+    """Returns the command that runs it, with store and reports in ``folder`` (default: beside the file)."""
+    folder = folder or experiment.parent
+    folders = ["--store", str(folder / "adapters"), "--report", str(folder / "reports")]
     return [sys.executable, "-m", "contpeft", "run", str(experiment), *folders, *options]
 
 
-def run_to_end(experiment: Path, *options: str) -> str:
+def run_to_end(experiment: Path, *options: str, folder: Path | None = None) -> str:
     """Runs it in a process of its own and returns what it printed."""
-    done = subprocess.run(run_command(experiment, *options), capture_output=True, text=True, check=False)
+    command = run_command(experiment, *options, folder=folder)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def kill_after(experiment: Path, moment: str, delay: float, *, folder: Path | None = None) -> None:
+    """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
+    command = run_command(experiment, folder=folder)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    with process.stderr:
+        said = any(line.startswith(moment) for line in process.stderr)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert said, f"the run ended without saying {moment!r}"
 
 
 def outcome(store_path: Path, run: str) -> tuple[object, object]:

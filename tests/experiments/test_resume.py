@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import time
 from pathlib import Path
 
-from sequence_files import outcome, run_command, run_to_end, write_experiment
+from sequence_files import kill_after, outcome, run_to_end, write_experiment
 
 from contpeft.store import AdapterStore
 
@@ -19,20 +17,6 @@ MOMENTS = (
     "isolated: task-3 (3 of 3), training, epoch 2",
     "joint: joint (1 of 1), training, epoch 1",
 )
-
-
-def kill_after(experiment: Path, moment: str, delay: float) -> None:
-    """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
-    process = subprocess.Popen(
-        run_command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    with process.stderr:
-        said = any(line.startswith(moment) for line in process.stderr)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-    assert said, f"the run ended without saying {moment!r}"
 
 
 def test_a_run_killed_again_and_again_ends_like_a_straight_one(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from store_audit import audit
+from store_processes import wait_for_lines
 from store_workers import BASE, make_state, register_for_ever
-from test_crash import wait_for_lines
 
 from contpeft.errors import StoreBusyError, UsageError
 from contpeft.store import AdapterStore, Backup

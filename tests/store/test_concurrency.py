@@ -6,10 +6,10 @@ import os
 import threading
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from store_audit import audit, leftovers
+from store_processes import PROCESSES, run_all
 from store_workers import (
     BASE,
     acknowledged,
@@ -20,22 +20,6 @@ from store_workers import (
 )
 
 from contpeft.store import AdapterStore
-
-PROCESSES = 8
-
-
-def run_all(context: ForkServerContext, target: Any, *args: Any, count: int | None = None) -> None:
-    """Runs ``target`` in eight processes that start together; fails if one does.
-
-    With ``count`` each is told its own number and the count.
-    """
-    own = [() if count is None else (seed, count) for seed in range(PROCESSES)]
-    started = [context.Process(target=target, args=(*args, *each)) for each in own]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(timeout=120)
-    assert [process.exitcode for process in started] == [0] * PROCESSES
 
 
 @pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.acceptance)])

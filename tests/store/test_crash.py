@@ -6,28 +6,14 @@ import random
 import time
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from store_audit import audit, leftovers
+from store_processes import kill_after, wait_for_lines
 from store_workers import BASE, TWINS, acknowledged, create_for_ever, make_state, register_for_ever
 
 from contpeft.store import AdapterStore
-
-
-def kill_after(process: BaseProcess, seconds: float) -> None:
-    time.sleep(seconds)
-    process.kill()
-    process.join(timeout=30)
-    assert process.exitcode == -9, "it died of something else before it was killed"
-
-
-def wait_for_lines(path: Path, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists() or path.read_text().count("\n") < count:
-        assert time.monotonic() < deadline, f"nothing came to {path}"
-        time.sleep(0.002)
 
 
 def crash(

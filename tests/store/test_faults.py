@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from store_audit import audit
+from store_faults import Faults
 from store_workers import BASE, make_state
 
 from contpeft.errors import IntegrityError, NotFoundError, StoreBusyError, UsageError
@@ -149,26 +150,6 @@ def test_killed_at_every_step(copies: Callable[[str], Path], operation: str, str
     assert at > 5
 
 
-class Broken:
-    """Lets calls to the operating system fail from the ``at``-th on, or only that one."""
-
-    def __init__(self, at: int, code: int, *, lasting: bool) -> None:
-        self.at, self.code, self.lasting, self.calls = at, code, lasting, 0
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        for name in CALLS:
-            patch.setattr(os, name, self._failing(getattr(os, name)))
-
-    def _failing(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.at or (self.lasting and self.calls > self.at):
-                raise OSError(self.code, os.strerror(self.code))
-            return real(*args, **kwargs)
-
-        return call
-
-
 def message_of(operation: Callable[[AdapterStore], object], store: AdapterStore) -> str | None:
     """Returns what an operation says when it fails, or None when it goes through."""
     try:
@@ -190,7 +171,7 @@ def test_every_failing_call_is_one_line(
         store = AdapterStore(path)
         store.names()
         with monkeypatch.context() as patch:
-            Broken(at, code, lasting=lasting).install(patch)
+            Faults(patch, CALLS, code, at, lasting=lasting)
             message = message_of(OPERATIONS[operation], store)
         failed = message is not None
         assert message is None or (os.strerror(code) in message and "\n" not in message)

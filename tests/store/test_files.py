@@ -9,12 +9,12 @@ import stat
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from store_audit import audit, digest, leftovers
+from store_faults import Faults
 from store_workers import BASE, fill_the_disk, make_state, pack_and_tell
 
 from contpeft.errors import IntegrityError, StoreBusyError
@@ -206,22 +206,7 @@ def test_files_that_keep_vanishing_are_an_error(store: AdapterStore, monkeypatch
     assert store.versions() == []
 
 
-class Faults:
-    """Makes the ``at``-th call to the operating system fail, and every later one if ``lasting``."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, code: int, at: int, lasting: bool) -> None:
-        self.code, self.at, self.lasting, self.calls = code, at, lasting, 0
-        for name in ("open", "fsync", "replace"):
-            patch.setattr(os, name, self._failing(getattr(os, name)))
-
-    def _failing(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.at or (self.lasting and self.calls > self.at):
-                raise OSError(self.code, os.strerror(self.code))
-            return real(*args, **kwargs)
-
-        return call
+CALLS = ("open", "fsync", "replace")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
@@ -233,7 +218,7 @@ def test_every_failing_call_leaves_the_store_as_it_was(
     # The file is opened, synced and renamed, then two folders are opened and synced.
     for at in range(1, 8):
         with monkeypatch.context() as patch:
-            Faults(patch, code, at, lasting)
+            Faults(patch, CALLS, code, at, lasting=lasting)
             with pytest.raises(
                 StoreBusyError, match=rf"\Acannot use {store.path}.*{os.strerror(code)}; .*\Z"
             ):
@@ -241,7 +226,7 @@ def test_every_failing_call_leaves_the_store_as_it_was(
         assert [version.ref for version in store.versions()] == ["line@1"]
         assert leftovers(store.path) == []
     with monkeypatch.context() as patch:
-        faults = Faults(patch, code, 8, lasting)
+        faults = Faults(patch, CALLS, code, 8, lasting=lasting)
         assert store.register("line", make_state(8), base=BASE).ref == "line@2"
     assert faults.calls == 7
     assert audit(store.path) == []

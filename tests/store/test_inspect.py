@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from store_workers import BASE, make_state
-from test_find import filled  # noqa: F401 - a fixture
 
 from contpeft.errors import IntegrityError, UsageError
 from contpeft.metrics import Matrix, summarise
@@ -102,7 +101,7 @@ def test_doubled_paths_are_not_walked_twice(store: AdapterStore) -> None:
     assert len(store.inspect.tree("a@1")) == 1 + 2 * 29
 
 
-def test_diff(filled: AdapterStore) -> None:  # noqa: F811
+def test_diff(filled: AdapterStore) -> None:
     a, b = filled.load("a@1").tensors, filled.load("a@2").tensors
     found = filled.inspect.diff("a@1", "a@champion")
     assert (found.before, found.after) == ("a@1", "a@2")
@@ -171,7 +170,7 @@ def test_usage(store: AdapterStore) -> None:
     assert usage.catalogue == (store.path / "store.db").stat().st_size
 
 
-def test_scores_of_a_version(filled: AdapterStore) -> None:  # noqa: F811
+def test_scores_of_a_version(filled: AdapterStore) -> None:
     assert [(s.step, s.task, s.metric) for s in filled.inspect.scores("a@2")] == [
         (1, "one", "accuracy"),
         (1, "sci.space", "accuracy"),
@@ -181,7 +180,7 @@ def test_scores_of_a_version(filled: AdapterStore) -> None:  # noqa: F811
     assert filled.inspect.scores("b") == []
 
 
-def test_query(filled: AdapterStore) -> None:  # noqa: F811
+def test_query(filled: AdapterStore) -> None:
     answer = filled.inspect.query("SELECT ref, accuracy FROM version_list WHERE accuracy > 0.5 ORDER BY ref")
     assert answer.columns == ("ref", "accuracy")
     assert answer.rows == (("a@1", 0.9), ("a@2", 0.9))
@@ -203,14 +202,14 @@ def test_query(filled: AdapterStore) -> None:  # noqa: F811
         ("PRAGMA query_only = OFF", "no answer; ask with SELECT"),
     ],
 )
-def test_queries_change_nothing(filled: AdapterStore, tmp_path: Path, sql: str, message: str) -> None:  # noqa: F811
+def test_queries_change_nothing(filled: AdapterStore, tmp_path: Path, sql: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         filled.inspect.query(sql.format(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert len(filled.tags.of()) == 2
 
 
-def test_the_views_are_as_documented(filled: AdapterStore) -> None:  # noqa: F811
+def test_the_views_are_as_documented(filled: AdapterStore) -> None:
     def columns(view: str) -> tuple[str, ...]:
         return filled.inspect.query(f"SELECT * FROM {view}").columns
 

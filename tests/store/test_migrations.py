@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from store_audit import audit
+from store_processes import PROCESSES, run_all
 from store_workers import BASE, make_state, open_and_tell
-from test_concurrency import PROCESSES, run_all
 
 from contpeft.spec import Parent
 from contpeft.store import AdapterStore

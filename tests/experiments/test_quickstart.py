@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from sequence_files import kill_after, outcome, run_to_end
 
 from contpeft.experiments import load_experiment
 from contpeft.experiments.report import RunResult, collect
@@ -26,52 +24,13 @@ QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 KILLS = 10
 
 
-def command(experiment: Path, folder: Path, *options: str) -> list[str]:
-    folders = ["--store", str(folder / "adapters"), "--report", str(folder / "reports")]
-    return [sys.executable, "-m", "contpeft", "run", str(experiment), *folders, *options]
-
-
-def run_to_end(experiment: Path, folder: Path, *options: str) -> str:
-    done = subprocess.run(command(experiment, folder, *options), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def kill_after(experiment: Path, folder: Path, moment: str, delay: float) -> None:
-    """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
-    process = subprocess.Popen(
-        command(experiment, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    with process.stderr:
-        said = any(line.startswith(moment) for line in process.stderr)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-    assert said, f"the run ended without saying {moment!r}"
-
-
-def digests(store: AdapterStore, run: str) -> dict[str, tuple[Any, ...]]:
-    return {
-        v.ref: (v.fingerprint, v.sha256, v.base.fingerprint, tuple(p.ref for p in v.parents))
-        for v in store.versions(run=run)
-    }
-
-
-def values(store: AdapterStore, run: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    return {
-        (s.way, s.answer, s.kind, s.step, s.task, s.protocol): (s.value, s.n, s.composition, s.data)
-        for s in store.scores(run=run)
-    }
-
-
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterStore, list[RunResult]]:
     """Runs the quickstart with three seeds into one store."""
     folder = tmp_path_factory.mktemp("seeds")
     for seed in ("0", "1", "2"):
         started = time.monotonic()
-        print(run_to_end(QUICKSTART, folder, "--seed", seed))
+        print(run_to_end(QUICKSTART, "--seed", seed, folder=folder))
         print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
     store = AdapterStore(folder / "adapters", create=False)
     return store, [collect(store, name) for name in ("quickstart", "quickstart-seed1", "quickstart-seed2")]
@@ -105,12 +64,13 @@ def test_a_demo_killed_during_task_3_ends_like_a_straight_one(way: str, tmp_path
     experiment = tmp_path / "demo.yaml"
     experiment.write_text(yaml.safe_dump(document | {"strategies": [way]}))
     straight = tmp_path / "straight"
-    run_to_end(experiment, straight)
+    run_to_end(experiment, folder=straight)
     expected = AdapterStore(straight / "adapters")
 
     # Every killed run begins from a copy of what two tasks had left.
     two_tasks = tmp_path / "two-tasks"
-    kill_after(experiment, two_tasks, f"{way}: task-3 (3 of 5), getting ready", 0)
+    moment = f"{way}: task-3 (3 of 5), getting ready"
+    kill_after(experiment, moment, 0, folder=two_tasks)
     assert len(AdapterStore(two_tasks / "adapters").steps("quickstart")) == 2
     step = next(s for s in expected.steps("quickstart") if s.step == 2)
 
@@ -118,17 +78,13 @@ def test_a_demo_killed_during_task_3_ends_like_a_straight_one(way: str, tmp_path
     for kill in range(KILLS // 2):
         folder = tmp_path / f"kill-{kill}"
         shutil.copytree(two_tasks, folder)
-        moment = f"{way}: task-3 (3 of 5), getting ready"
-        kill_after(experiment, folder, moment, rng.uniform(0, 0.9 * step.seconds))
+        kill_after(experiment, moment, rng.uniform(0, 0.9 * step.seconds), folder=folder)
         resumed = AdapterStore(folder / "adapters")
         done = len(resumed.steps("quickstart"))
         assert done == 2, f"kill {kill} came after task 3"
         resumed.close()
-        run_to_end(experiment, folder)
-        resumed = AdapterStore(folder / "adapters")
-        assert digests(resumed, "quickstart") == digests(expected, "quickstart")
-        assert values(resumed, "quickstart") == values(expected, "quickstart")
-        resumed.close()
+        run_to_end(experiment, folder=folder)
+        assert outcome(folder / "adapters", "quickstart") == outcome(straight / "adapters", "quickstart")
 
 
 def test_the_quickstart_file_is_what_the_readme_says() -> None:

@@ -115,8 +115,8 @@ _COPIED = "kind, sha256, fingerprint, parameters, config, base_id, origin, run, 
 _FILL = (
     f"{_K} INSERT INTO adapter (name, next_n) "
     "SELECT 'line-' || (i / :line), :line + 1 FROM k WHERE i % :line = 0",
-    f"{_K} INSERT INTO version (adapter_id, n, identity, {_COPIED}) "
-    f"SELECT i / :line + 1, i % :line + 1, 'i' || i, {_COPIED} FROM k, version WHERE id = 1",
+    f"{_K} INSERT INTO version (adapter_id, n, identity, uid, {_COPIED}) "
+    f"SELECT i / :line + 1, i % :line + 1, 'i' || i, 'u' || i, {_COPIED} FROM k, version WHERE id = 1",
     "INSERT INTO parent SELECT id, 0, id - 1, 'continued', NULL FROM version WHERE n > 1",
     "INSERT INTO step "
     "(run, way, step, task, answers, versions, detail, scores_digest, seconds, finished_at) "

@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from contpeft.cli import store_change, store_find, store_show, store_upkeep
+from contpeft.cli import store_change, store_find, store_show, store_transfer, store_upkeep
 
 __all__ = ["app"]
 
@@ -30,6 +30,7 @@ class Panels(TyperGroup):
 
 READ: Final = "Read"
 WRITE: Final = "Write"
+EXCHANGE: Final = "Exchange"
 MAINTAIN: Final = "Maintain"
 
 app = typer.Typer(help="Look after the versions a store holds.", no_args_is_help=True, cls=Panels)
@@ -44,6 +45,11 @@ app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.pa
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)
+app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.BUNDLE_EXAMPLES)(store_transfer.bundle)
+app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.UNBUNDLE_EXAMPLES)(store_transfer.unbundle)
+app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.PUSH_EXAMPLES)(store_transfer.push)
+app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.PULL_EXAMPLES)(store_transfer.pull)
+app.add_typer(store_transfer.remote_app, name="remote", rich_help_panel=EXCHANGE)
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.RM_EXAMPLES)(store_upkeep.rm)
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.PRUNE_EXAMPLES)(store_upkeep.prune)
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.GC_EXAMPLES)(store_upkeep.gc)

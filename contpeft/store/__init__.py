@@ -19,17 +19,21 @@ from contpeft.store.removal import Removed
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.store import AdapterStore
+from contpeft.store.travelled import Arrived, Bundled, Conflict, Pushed, Remote
 from contpeft.store.usage import LineUsage, Usage
 
 __all__ = [
     "AdapterStore",
     "AliasChange",
     "Answer",
+    "Arrived",
     "Backup",
     "Branch",
+    "Bundled",
     "Change",
     "Checked",
     "Collected",
+    "Conflict",
     "Difference",
     "Event",
     "Finding",
@@ -37,6 +41,8 @@ __all__ = [
     "Metric",
     "Policy",
     "Pruned",
+    "Pushed",
+    "Remote",
     "Removed",
     "Run",
     "ScoreChange",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, check_name
 from contpeft.store import events, versions
 from contpeft.store.database import Database
-from contpeft.store.rows import json_text
+from contpeft.store.rows import insert_row, json_text
 
-__all__ = ["AliasChange", "Aliases"]
+if TYPE_CHECKING:  # it loads pydantic
+    from contpeft.store.records import AliasRecord
+
+__all__ = ["AliasChange", "Aliases", "arrive"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,33 @@ class Aliases:
         return f"adapter {name!r} in {self._store} has no alias {alias!r}{suggest(alias, known)}"
 
 
+def arrive(connection: sqlite3.Connection, record: AliasRecord, store: str) -> tuple[bool, int | None]:
+    """Moves an alias on to where another store has it, if its history here is the beginning of that one.
+
+    Args:
+        connection: the catalogue; the version it stands for there is here under the same name.
+        record: the alias and its history there.
+        store: the store's folder, for messages.
+
+    Returns:
+        Whether it moved, and the version number it now stands for here, or None.
+    """
+    _check_alias(record.alias)
+    adapter_id = versions.adapter_id(connection, record.adapter, store)
+    here = [(c.at, c.after) for c in reversed(_changes(connection, adapter_id, record.alias))]
+    there = [(move.at, move.after) for move in record.history]
+    before = _number(connection, adapter_id, record.alias)
+    in_other_case = _in_other_case(connection, adapter_id, record.alias)
+    if in_other_case or here != there[: len(here)] or len(here) == len(there):
+        return False, before
+    for old, move in list(zip([None, *record.history], record.history, strict=False))[len(here) :]:
+        moved = {"before": old and old.after, "after": move.after, "at": move.at, "actor": move.actor}
+        insert_row(connection, "alias_change", adapter_id=adapter_id, name=record.alias, **moved)
+    _write(connection, adapter_id, record.alias, record.history[-1].after)
+    _record(connection, f"{record.adapter}@{record.alias}", before, record.history[-1].after)
+    return True, record.history[-1].after
+
+
 _LAST = """
     SELECT id, before FROM alias_change AS change
     WHERE adapter_id = ? AND name = ? COLLATE BINARY AND undoes IS NULL
@@ -151,9 +182,13 @@ def _check_alias(alias: str) -> None:
         )
 
 
-def _check_spelling(connection: sqlite3.Connection, adapter_id: int, alias: str) -> None:
+def _in_other_case(connection: sqlite3.Connection, adapter_id: int, alias: str) -> str | None:
     known = versions.aliases(connection, adapter_id)
-    same = next((each for each in known if each.lower() == alias.lower() and each != alias), None)
+    return next((each for each in known if each.lower() == alias.lower() and each != alias), None)
+
+
+def _check_spelling(connection: sqlite3.Connection, adapter_id: int, alias: str) -> None:
+    same = _in_other_case(connection, adapter_id, alias)
     if same is not None:
         raise SpecError(f"alias {alias!r} differs from {same!r} only in case; use {same!r}")
 
@@ -176,14 +211,16 @@ def _move(
     """Moves an alias to a version number, or removes it, and writes both logs."""
     before = _number(connection, adapter_id, alias)
     _write(connection, adapter_id, alias, after)
-    connection.execute(
-        "INSERT INTO alias_change (adapter_id, name, before, after, undoes, actor) VALUES (?, ?, ?, ?, ?, ?)",
-        (adapter_id, alias, before, after, undoes, events.actor()),
-    )
+    moved = {"before": before, "after": after, "undoes": undoes, "actor": events.actor()}
+    insert_row(connection, "alias_change", adapter_id=adapter_id, name=alias, **moved)
     change = _changes(connection, adapter_id, alias)[0]
-    action = "alias.removed" if after is None else "alias.set"
-    events.record(connection, action, f"{change.name}@{alias}", before=before, after=after)
+    _record(connection, f"{change.name}@{alias}", before, after)
     return change
+
+
+def _record(connection: sqlite3.Connection, subject: str, before: int | None, after: int | None) -> None:
+    action = "alias.removed" if after is None else "alias.set"
+    events.record(connection, action, subject, before=before, after=after)
 
 
 def _write(connection: sqlite3.Connection, adapter_id: int, alias: str, after: int | None) -> None:

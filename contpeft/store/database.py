@@ -23,7 +23,7 @@ from contpeft.store.disk import one_line_errors, sync_folder
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "Database", "sqlite_errors"]
 
 APPLICATION_ID: Final = 0x43504654  # "CPFT"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # Back-off is unfair under load: with eight writers the unluckiest waits several seconds.
 BUSY_SECONDS: Final = 60.0
@@ -86,9 +86,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection holding the write lock; commits, or rolls back on any exception."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+    def write(self, *, keep: bool = True) -> Iterator[sqlite3.Connection]:
+        """Yields the connection holding the write lock; commits, or rolls back on any exception.
+
+        Args:
+            keep: commit; otherwise what was written is taken back.
+        """
+        with self._transaction("BEGIN IMMEDIATE", keep=keep) as connection:
             yield connection
 
     def close(self) -> None:
@@ -98,13 +102,13 @@ class Database:
                 self._connections.popitem()[1].close()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, begin: str, *, keep: bool = True) -> Iterator[sqlite3.Connection]:
         with sqlite_errors(self.path):
             connection = self.connection()
             try:
                 connection.execute(begin)
                 yield connection
-                connection.execute("COMMIT")
+                connection.execute("COMMIT" if keep else "ROLLBACK")
             finally:
                 connection.rollback()  # does nothing once the commit went through
 

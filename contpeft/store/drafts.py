@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from contpeft.digest import json_digest
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import AdapterState, BaseModel, Parent, check_name
-from contpeft.store import events, runs, versions
+from contpeft.store import entry, events, runs, versions
 from contpeft.store.environment import environment
-from contpeft.store.rows import check_finite, json_text
+from contpeft.store.rows import check_finite, json_text, now
 from contpeft.store.tensors import Payload
 
 __all__ = ["Draft", "existing", "insert", "pin"]
@@ -109,76 +109,35 @@ def existing(connection: sqlite3.Connection, draft: Draft, payload: Payload) -> 
 
 def insert(connection: sqlite3.Connection, draft: Draft, payload: Payload, store: str) -> int:
     """Inserts the version with the next number of its adapter; returns the row id."""
-    adapter_id, n = _next_number(connection, draft.name)
-    connection.execute(
-        "INSERT INTO blob (sha256, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        (payload.sha256, len(payload.data)),
-    )
-    version_id = _insert_row(
+    adapter_id, n = entry.place(connection, draft.name)
+    identity, created_at = draft.identity(payload), now()
+    version_id = entry.insert(
         connection,
-        "version",
+        sha256=payload.sha256,
+        size=len(payload.data),
+        base=draft.base,
+        parents=draft.parents,
+        config=draft.state.config,
+        head=draft.head,
+        recipe=draft.recipe,
+        environment=environment(),
+        store=store,
         adapter_id=adapter_id,
         n=n,
         kind=draft.state.kind,
-        sha256=payload.sha256,
         fingerprint=payload.fingerprint,
         parameters=payload.parameters,
-        config=json_text(dict(draft.state.config), "config"),
-        head=json_text(draft.head, "head") if draft.head else None,
-        base_id=_base_id(connection, draft.base),
         origin=draft.origin,
-        recipe=None if draft.recipe is None else json_text(dict(draft.recipe), "recipe"),
         run=draft.run,
         task=draft.task,
         data=draft.data,
-        environment=json_text(environment(), "environment"),
         seconds=draft.seconds,
-        identity=draft.identity(payload),
+        identity=identity,
+        created_at=created_at,
+        uid=f"{draft.name}@{n} {created_at} {identity}",
     )
-    _insert_parents(connection, version_id, draft.parents, store)
     events.record(connection, "version.registered", f"{draft.name}@{n}", sha256=payload.sha256)
     return version_id
-
-
-def _next_number(connection: sqlite3.Connection, name: str) -> tuple[int, int]:
-    connection.execute("INSERT INTO adapter (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-    row = connection.execute(
-        "UPDATE adapter SET next_n = next_n + 1 WHERE name = ? RETURNING id, next_n - 1 AS n", (name,)
-    ).fetchone()
-    return row["id"], row["n"]
-
-
-def _base_id(connection: sqlite3.Connection, base: BaseModel) -> int:
-    key = (base.name, base.fingerprint, base.parameters)
-    connection.execute(
-        "INSERT INTO base_model (name, fingerprint, parameters) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        key,
-    )
-    row = connection.execute(
-        "SELECT id FROM base_model WHERE name = ? AND fingerprint = ? AND parameters = ?", key
-    ).fetchone()
-    return int(row["id"])
-
-
-def _insert_parents(
-    connection: sqlite3.Connection, version_id: int, parents: Sequence[Parent], store: str
-) -> None:
-    for position, parent in enumerate(parents):
-        _insert_row(
-            connection,
-            "parent",
-            version_id=version_id,
-            position=position,
-            parent_id=versions.find(connection, parent.ref, store)[0],
-            role=parent.role,
-            weight=parent.weight,
-        )
-
-
-def _insert_row(connection: sqlite3.Connection, table: str, **columns: Any) -> int:
-    marks = ", ".join(f":{column}" for column in columns)
-    cursor = connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", columns)
-    return int(cursor.lastrowid or 0)
 
 
 def _check_choice(value: str, choices: tuple[str, ...], what: str) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
-from contpeft.store import schema_2
+from contpeft.store import schema_2, schema_3
 
 __all__ = ["apply"]
 
@@ -34,6 +34,13 @@ def m001_catalogue(db: Database) -> None:
 def m002_upkeep(db: Database) -> None:
     """Aliases with their history, tags, and the views people query."""
     for statement in schema_2.STATEMENTS:
+        db.execute(statement)
+
+
+@migration()
+def m003_exchange(db: Database) -> None:
+    """Identities that are the same in every store, and remotes."""
+    for statement in schema_3.STATEMENTS:
         db.execute(statement)
 
 

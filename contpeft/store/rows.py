@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,7 +12,16 @@ from typing import Any, Final
 from contpeft.digest import canonical_json
 from contpeft.errors import IntegrityError, SpecError
 
-__all__ = ["MISSING", "check_finite", "differences", "json_text", "now", "parse_json", "timestamp"]
+__all__ = [
+    "MISSING",
+    "check_finite",
+    "differences",
+    "insert_row",
+    "json_text",
+    "now",
+    "parse_json",
+    "timestamp",
+]
 
 
 MISSING: Final = object()
@@ -25,6 +35,13 @@ def now() -> str:
 def timestamp(moment: datetime) -> str:
     """Returns a time as rows keep it; one without a zone is local time."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def insert_row(connection: sqlite3.Connection, table: str, **columns: Any) -> int:
+    """Inserts one row and returns its id."""
+    marks = ", ".join(f":{column}" for column in columns)
+    cursor = connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", columns)
+    return int(cursor.lastrowid or 0)
 
 
 def json_text(value: Any, what: str) -> str:

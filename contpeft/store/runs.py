@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
-from contpeft.digest import canonical_json
+from contpeft.digest import canonical_json, json_digest
 from contpeft.errors import ConfigError, NotFoundError, SpecError, suggest
 from contpeft.spec import Task
 from contpeft.store import events
-from contpeft.store.rows import MISSING, differences, json_text, now, parse_json
+from contpeft.store.rows import MISSING, differences, insert_row, json_text, now, parse_json
 
-__all__ = ["Run", "Status", "finish", "get", "select", "start"]
+__all__ = ["Run", "Status", "arrive", "by_uid", "finish", "get", "select", "start"]
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -96,6 +96,39 @@ def finish(connection: sqlite3.Connection, name: str, status: Status, store: str
     events.record(connection, f"run.{status}", name)
 
 
+def arrive(connection: sqlite3.Connection, run: Run, uid: str) -> str | None:
+    """Writes a run another store began, or how it ended there meanwhile.
+
+    Its own name may be that of another run here; then its identity makes it another name.
+
+    Returns:
+        What it is called here, or None when it is here with another configuration.
+    """
+    here = by_uid(connection, uid)
+    if here is None:
+        _check_task_names(run.name, run.tasks)
+        taken = bool(_select(connection, "WHERE name = ?", run.name))
+        name = f"{run.name[:119]}.{json_digest(uid)[:8]}" if taken else run.name
+        status = "interrupted" if run.status == "running" else run.status
+        ended = {"status": status, "finished_at": run.finished_at or now()}
+        _insert(connection, name, run.content(), uid=uid, started_at=run.started_at, **ended)
+        return name
+    known = _select(connection, "WHERE name = ?", here)[0]
+    if canonical_json(known.content()) != canonical_json(run.content()):
+        return None
+    if known.status in ("failed", "interrupted") and run.status == "finished":
+        connection.execute(
+            "UPDATE run SET status = ?, finished_at = ? WHERE uid = ?", (run.status, run.finished_at, uid)
+        )
+    return known.name
+
+
+def by_uid(connection: sqlite3.Connection, uid: str) -> str | None:
+    """Returns what a run is called here, or None when it is not here."""
+    row = connection.execute("SELECT name FROM run WHERE uid = ?", (uid,)).fetchone()
+    return row["name"] if row else None
+
+
 def get(connection: sqlite3.Connection, name: str, store: str) -> Run:
     """Returns the run.
 
@@ -148,26 +181,23 @@ def _content(config: Mapping[str, Any], seed: int, tasks: tuple[Task, ...], scen
     }
 
 
-def _insert(connection: sqlite3.Connection, name: str, content: Mapping[str, Any]) -> None:
-    connection.execute(
-        "INSERT INTO run (name, config, seed, scenario) VALUES (?, ?, ?, ?)",
-        (name, canonical_json(content["config"]), content["seed"], content["scenario"]),
+def _insert(connection: sqlite3.Connection, name: str, content: Mapping[str, Any], **known: Any) -> None:
+    """Inserts a run and its tasks; ``known`` are columns that another store has filled."""
+    started_at = now()
+    columns = {"uid": f"{name} {started_at}", "started_at": started_at, **known}
+    insert_row(
+        connection,
+        "run",
+        name=name,
+        config=canonical_json(content["config"]),
+        seed=content["seed"],
+        scenario=content["scenario"],
+        **columns,
     )
-    connection.executemany(
-        "INSERT INTO task (run, position, name, classes, metric, lower_is_better) VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            (
-                name,
-                position,
-                task["name"],
-                canonical_json(task["classes"]),
-                task["metric"],
-                task["lower_is_better"],
-            )
-            for position, task in enumerate(content["tasks"])
-        ),
-    )
-    events.record(connection, "run.started", name)
+    for position, task in enumerate(content["tasks"]):
+        classes = canonical_json(task["classes"])
+        insert_row(connection, "task", run=name, position=position, **{**task, "classes": classes})
+    events.record(connection, "run.arrived" if known else "run.started", name)
 
 
 def _check_task_names(name: str, tasks: tuple[Task, ...]) -> None:

@@ -11,9 +11,19 @@ from contpeft.digest import canonical_json, json_digest
 from contpeft.errors import IntegrityError, SpecError, suggest
 from contpeft.spec import PROTOCOLS, Composition, Score, composition_from_json
 from contpeft.store import events, runs, versions
-from contpeft.store.rows import check_finite, json_text, parse_json
+from contpeft.store.rows import check_finite, insert_row, json_text, parse_json
 
-__all__ = ["Step", "add_scores", "cached_score", "finish", "scores_of_version", "select", "select_scores"]
+__all__ = [
+    "Step",
+    "add_scores",
+    "arrive",
+    "arrive_score",
+    "cached_score",
+    "finish",
+    "scores_of_version",
+    "select",
+    "select_scores",
+]
 
 _KINDS = ("end", "start")
 _KEY = ("run", "way", "answer", "step", "task", "protocol", "metric", "kind")
@@ -71,7 +81,7 @@ def finish(connection: sqlite3.Connection, step: Step, scores: Sequence[Score], 
     runs.get(connection, step.run, store)
     refs = {*step.versions, *(ref for answer in step.answers.values() for ref in answer.refs())}
     ids = versions.refs_to_ids(connection, sorted(refs), store)
-    content = _content(step, scores)
+    content = {**_content(step), "scores_digest": _scores_digest(scores)}
     known = _row(connection, step)
     if known:
         _check_same(where, known, content)
@@ -80,6 +90,32 @@ def finish(connection: sqlite3.Connection, step: Step, scores: Sequence[Score], 
     _insert(connection, step, content, ids)
     events.record(connection, "step.finished", where, task=step.task, scores=len(scores))
     return _step(_row(connection, step))
+
+
+def arrive(connection: sqlite3.Connection, step: Step, scores_digest: str, store: str) -> bool:
+    """Writes a step another store finished; its scores come by :func:`arrive_score`.
+
+    Returns:
+        False when the step is there with other content, which then stays.
+    """
+    refs = {*step.versions, *(ref for answer in step.answers.values() for ref in answer.refs())}
+    content = {**_content(step), "scores_digest": scores_digest}
+    known = _row(connection, step)
+    if known:
+        return all(known[column] == value for column, value in content.items())
+    _insert(connection, step, content, versions.refs_to_ids(connection, sorted(refs), store))
+    return True
+
+
+def arrive_score(connection: sqlite3.Connection, score: Score) -> bool | None:
+    """Writes a score another store measured.
+
+    Returns:
+        Whether it is new, or None when the cell is there with another value, which then stays.
+    """
+    if connection.execute(_INSERT_SCORE, astuple(_checked(score))).rowcount:
+        return True
+    return False if replace(_known(connection, score), copied=score.copied) == score else None
 
 
 def select(connection: sqlite3.Connection, run: str, way: str | None) -> list[Step]:
@@ -159,18 +195,22 @@ def _row(connection: sqlite3.Connection, step: Step) -> Any:
     ).fetchone()
 
 
-def _content(step: Step, scores: Sequence[Score]) -> dict[str, str]:
-    """Returns the columns that must be equal when a step is finished twice."""
+def _content(step: Step) -> dict[str, str]:
+    """Returns the columns that must be equal when a step is finished twice, its scores aside."""
     what = f"step {step.step} of run {step.run!r}"
     value = step.to_json()
-    cells = sorted(canonical_json(asdict(replace(_checked(score), copied=False))) for score in scores)
     return {
         "task": step.task,
         "answers": json_text(value["answers"], f"answers of {what}"),
         "versions": json_text(value["versions"], f"versions of {what}"),
         "detail": json_text(value["detail"], f"detail of {what}"),
-        "scores_digest": json_digest(cells),
     }
+
+
+def _scores_digest(scores: Sequence[Score]) -> str:
+    return json_digest(
+        sorted(canonical_json(asdict(replace(_checked(score), copied=False))) for score in scores)
+    )
 
 
 def _check_same(where: str, known: sqlite3.Row, content: Mapping[str, str]) -> None:
@@ -187,11 +227,9 @@ def _insert(
 ) -> None:
     seconds = check_finite(step.seconds, f"seconds of step {step.step}")
     place = {"run": step.run, "way": step.way, "step": step.step}
-    columns = {**place, "seconds": seconds, "finished_at": step.finished_at, **content}
-    marks = ", ".join(f":{column}" for column in columns)
-    step_id = connection.execute(
-        f"INSERT INTO step ({', '.join(columns)}) VALUES ({marks})", columns
-    ).lastrowid
+    step_id = insert_row(
+        connection, "step", **place, seconds=seconds, finished_at=step.finished_at, **content
+    )
     connection.executemany(
         "INSERT INTO step_version (step_id, version_id, made) VALUES (?, ?, ?)",
         [(step_id, version_id, ref in step.versions) for ref, version_id in ids.items()],
@@ -218,11 +256,7 @@ def _add(connection: sqlite3.Connection, score: Score) -> bool:
     """Inserts a score; returns False when an equal one was there."""
     if connection.execute(_INSERT_SCORE, astuple(score)).rowcount:
         return True
-    clause = " AND ".join(f"{column} = :{column}" for column in _KEY)
-    row = connection.execute(
-        f"SELECT {', '.join(_COLUMNS)} FROM score WHERE {clause}", asdict(score)
-    ).fetchone()
-    known = _score(row)
+    known = _known(connection, score)
     if replace(known, copied=score.copied) != score:
         cell = "/".join(str(getattr(score, column)) for column in _KEY)
         raise IntegrityError(
@@ -230,6 +264,13 @@ def _add(connection: sqlite3.Connection, score: Score) -> bool:
             "(or is of other rows or another composition); a score never changes: use another run"
         )
     return False
+
+
+def _known(connection: sqlite3.Connection, score: Score) -> Score:
+    """Returns the score that has the place of this one."""
+    clause = " AND ".join(f"{column} = :{column}" for column in _KEY)
+    row = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM score WHERE {clause}", asdict(score))
+    return _score(row.fetchone())
 
 
 def _step(row: sqlite3.Row) -> Step:

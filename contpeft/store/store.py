@@ -35,6 +35,7 @@ from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.tags import Tags
 from contpeft.store.tensors import Payload, pack
+from contpeft.store.transfer import Transfer
 from contpeft.store.upkeep import Upkeep
 
 __all__ = ["AdapterStore"]
@@ -61,6 +62,7 @@ class AdapterStore:
         tags: words and values on versions.
         inspect: lineage, differences, scores, bytes, and SQL.
         upkeep: removing, collecting garbage, checking, copying.
+        transfer: bundles, and shared folders to push to and pull from.
 
     Raises:
         NotFoundError: if there is no store and ``create`` is False.
@@ -84,6 +86,7 @@ class AdapterStore:
         self.tags = Tags(self._db, str(self.path))
         self.inspect = Inspect(self._db, self._blobs, str(self.path))
         self.upkeep = Upkeep(self._db, self._blobs, self.path)
+        self.transfer = Transfer(self._db, self._blobs, self.path)
 
     def __reduce__(self) -> tuple[type[AdapterStore], tuple[Path]]:
         # A copy in another process opens its own connections.

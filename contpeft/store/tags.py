@@ -12,7 +12,7 @@ from contpeft.store import events, versions
 from contpeft.store.database import Database
 from contpeft.store.rows import json_text
 
-__all__ = ["KEEP", "Tags", "of"]
+__all__ = ["KEEP", "Tags", "of", "put"]
 
 KEEP: Final = "keep"
 
@@ -47,16 +47,7 @@ class Tags:
             if not isinstance(value, str):
                 raise SpecError(f"value of tag {key!r} is {value!r}; give text")
         with self._db.write() as connection:
-            version_id, exact = versions.find(connection, ref, self._store)
-            before = _tags(connection, version_id)
-            changed = {key: value for key, value in tags.items() if before.get(key) != value}
-            connection.executemany(
-                "INSERT INTO tag (version_id, key, value) VALUES (?, ?, ?) "
-                "ON CONFLICT (version_id, key) DO UPDATE SET value = excluded.value",
-                [(version_id, key, value) for key, value in changed.items()],
-            )
-            _record(connection, exact, before, {**before, **changed})
-            return _tags(connection, version_id)
+            return put(connection, ref, tags, self._store)
 
     def remove(self, ref: str | AdapterRef, keys: Iterable[str]) -> dict[str, str]:
         """Takes tags off a version and returns those that stay.
@@ -81,6 +72,22 @@ class Tags:
         """Returns the tags of versions by ``name@n``; of all that have some when none is named."""
         with self._db.read() as connection:
             return of(connection, refs)
+
+
+def put(
+    connection: sqlite3.Connection, ref: str | AdapterRef, tags: Mapping[str, str], store: str
+) -> dict[str, str]:
+    """Puts checked tags on a version and returns all it has."""
+    version_id, exact = versions.find(connection, ref, store)
+    before = _tags(connection, version_id)
+    changed = {key: value for key, value in tags.items() if before.get(key) != value}
+    connection.executemany(
+        "INSERT INTO tag (version_id, key, value) VALUES (?, ?, ?) "
+        "ON CONFLICT (version_id, key) DO UPDATE SET value = excluded.value",
+        [(version_id, key, value) for key, value in changed.items()],
+    )
+    _record(connection, exact, before, {**before, **changed})
+    return _tags(connection, version_id)
 
 
 def of(connection: sqlite3.Connection, refs: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -17,7 +17,16 @@ from contpeft.spec import AdapterState
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Entry", "Payload", "count_parameters", "entries", "pack", "unpack", "unpack_file"]
+__all__ = [
+    "Entry",
+    "Payload",
+    "count_parameters",
+    "entries",
+    "foreign_entries",
+    "pack",
+    "unpack",
+    "unpack_file",
+]
 
 # The order of two or more metadata keys in the file differs from process to process; one is safe.
 _METADATA = {"format": "pt"}
@@ -27,6 +36,9 @@ _DTYPES = frozenset(
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
 )
 
+
+_SPELLED = frozenset("F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL".split())  # noqa: SIM905
+MAX_HEADER_BYTES = 8_000_000
 
 # Name, dtype as safetensors spells it, shape, raw bytes.
 Entry = tuple[str, str, tuple[int, ...], memoryview]
@@ -128,6 +140,27 @@ def entries(data: bytes) -> Iterator[Entry]:
         if name != _RESERVED:
             begin, end = entry["data_offsets"]
             yield name, entry["dtype"], tuple(entry["shape"]), body[begin:end]
+
+
+def foreign_entries(data: bytes, what: str) -> list[Entry]:
+    """Returns what :func:`entries` yields, of a file that anybody may have made.
+
+    Raises:
+        IntegrityError: if it is not exactly one safetensors file that :func:`pack` could have made,
+            naming ``what``.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
+        raise IntegrityError(f"{what} has a header of more than {MAX_HEADER_BYTES} bytes; refused")
+    try:
+        held = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise IntegrityError(f"{what} is no safetensors file: {error}; refused") from error
+    for name, tensor in held:
+        if not _TENSOR_NAME.match(name) or tensor["dtype"] not in _SPELLED:
+            raise IntegrityError(f"{what} has a tensor {name!r} of {tensor['dtype']}; refused")
+    return list(entries(data))
 
 
 def count_parameters(tensors: Iterable[Entry]) -> int:

@@ -121,7 +121,7 @@ def test_tags(call: Call) -> None:
     out, err = told(call("store", "tag", "billing@2", "owner=bob b", "to=x", "--remove", "keep", "--json"))
     assert json.loads(out) == {"ref": "billing@2", "tags": {"owner": "bob b", "to": "x"}}
     assert err == "tagged billing@2; undo: contpeft store tag billing@2 keep owner=ada --remove to\n"
-    printed(call(*shlex.split(err.partition("undo: contpeft ")[2])))
+    told(call(*shlex.split(err.partition("undo: contpeft ")[2])))
     assert printed(call("store", "tag", "billing")) == "keep\nowner=ada\n"
     assert "  tags        keep, owner=ada" in lines(printed(call("store", "show", "billing")))
 

@@ -184,7 +184,12 @@ class TestTakenUpAgain:
     def test_ctrl_c_interrupts_and_the_next_call_goes_on(self, tmp_path: Path) -> None:
         experiment = write_experiment(tmp_path)
         process = subprocess.Popen(
-            run_command(experiment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            run_command(experiment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A process that a shell started in the background would hand down that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert process.stderr is not None
         said = any(line.startswith("sequential: task-2 (2 of 3), training") for line in process.stderr)

@@ -74,8 +74,10 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[str]:
         rows = connection.execute(
             "SELECT n FROM version JOIN adapter a ON a.id = adapter_id WHERE name = ? ORDER BY n", (name,)
         )
-        there = {n for (n,) in rows} | {int(ref.rpartition("@")[2]) for ref in _history(connection)[1][name]}
-        if there != set(range(1, following)):
+        _, gone, arrived = _history(connection)
+        there = {n for (n,) in rows} | {int(ref.rpartition("@")[2]) for ref in gone[name]}
+        # What came from elsewhere keeps its number, whatever is not here yet.
+        if there != set(range(1, following)) and not (name in arrived and max(there) < following):
             yield f"numbers: {name} is not dense below {following}"
 
 
@@ -96,16 +98,18 @@ def _events(connection: sqlite3.Connection) -> Iterator[str]:
         yield f"alias: {aliases} is not what the history says"
 
 
-def _history(connection: sqlite3.Connection) -> tuple[set[str], dict[str, set[str]]]:
-    """Returns the versions that should be there, and those removed by name, as the events tell it."""
+def _history(connection: sqlite3.Connection) -> tuple[set[str], dict[str, set[str]], set[str]]:
+    """Returns what the events tell: the versions there, those removed by name, adapters with arrivals."""
     there: set[str] = set()
+    arrived: set[str] = set()
     gone: dict[str, set[str]] = defaultdict(set)
     for action, subject, detail in connection.execute(
         "SELECT action, subject, detail FROM event ORDER BY id"
     ):
         name = subject.rpartition("@")[0]
-        if action == "version.registered":
+        if action in ("version.registered", "version.arrived"):
             there.add(subject)
+            arrived |= {name} if action == "version.arrived" else set()
         elif action == "version.removed":
             there.remove(subject)
             gone[name].add(subject)
@@ -115,4 +119,5 @@ def _history(connection: sqlite3.Connection) -> tuple[set[str], dict[str, set[st
                 f"{new}@{ref[len(subject) + 1 :]}" if ref.startswith(f"{subject}@") else ref for ref in there
             }
             gone[new] = gone.pop(subject, set())
-    return there, gone
+            arrived |= {new} if subject in arrived else set()
+    return there, gone, arrived

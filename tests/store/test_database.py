@@ -50,7 +50,7 @@ def test_every_table_is_strict_and_every_reference_names_its_column(raw: sqlite3
     ours = {name: strict for name, strict in tables if not name.startswith(("sqlite_", "_sqlite_"))}
     assert set(ours) == {
         *("adapter", "alias", "alias_change", "base_model", "blob", "event", "parent"),
-        *("run", "score", "step", "step_version", "tag", "task", "version"),
+        *("pack", "remote", "run", "score", "step", "step_version", "tag", "task", "version"),
     }
     assert set(ours.values()) == {1}
     for table in ours:
@@ -166,7 +166,7 @@ UNUSABLE = {
     _text: "store.db is damaged (file is not a database); restore it from a backup",
     _foreign: "store.db is not an adapter store (application id 0x7); name another folder, or move that",
     _anonymous: "store.db is not an adapter store (application id 0x0); name another folder, or move that",
-    _newer: "store.db has schema 99, written by a newer contpeft; this one knows schema 2: upgrade contpeft",
+    _newer: "store.db has schema 99, written by a newer contpeft; this one knows schema 3: upgrade contpeft",
 }
 
 

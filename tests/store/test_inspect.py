@@ -85,8 +85,8 @@ def test_a_long_line_is_no_recursion(store: AdapterStore) -> None:
     with store._db.write() as connection:
         for n in range(2, 1502):
             connection.execute(
-                f"INSERT INTO version (n, identity, {copied}) "
-                f"SELECT ?1, 'i' || ?1, {copied} FROM version WHERE id = 1",
+                f"INSERT INTO version (n, identity, uid, {copied}) "
+                f"SELECT ?1, 'i' || ?1, 'u' || ?1, {copied} FROM version WHERE id = 1",
                 (n,),
             )
             connection.execute("INSERT INTO parent VALUES (?, 0, ?, 'continued', NULL)", (n, n - 1))

@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store_audit import audit
@@ -33,10 +34,19 @@ def schema(store: Path) -> list[tuple[str, ...]]:
         return [(kind, name, table, " ".join((sql or "").split())) for kind, name, table, sql in rows]
 
 
-def rows(store: Path, tables: list[str]) -> dict[str, list[tuple[object, ...]]]:
+def rows(store: Path, columns: dict[str, list[str]]) -> dict[str, list[tuple[object, ...]]]:
     with closing(sqlite3.connect(store / "store.db")) as connection:
         return {
-            table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables
+            table: connection.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1, 2").fetchall()
+            for table, names in columns.items()
+        }
+
+
+def columns(store: Path, tables: list[str]) -> dict[str, list[str]]:
+    with closing(sqlite3.connect(store / "store.db")) as connection:
+        return {
+            table: [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+            for table in tables
         }
 
 
@@ -55,7 +65,8 @@ def test_an_old_store_gets_the_schema_of_a_new_one(tmp_path: Path, name: str) ->
 
 def test_nothing_is_lost_from_schema_1(tmp_path: Path) -> None:
     old = thawed(tmp_path, "schema-1")
-    kept = ["adapter", "base_model", "blob", "version", "parent", "run", "task", "step", "score", "event"]
+    tables = ["adapter", "base_model", "blob", "version", "parent", "run", "task", "step", "score", "event"]
+    kept = columns(old, tables)
     before = rows(old, kept)
     store = AdapterStore(old)
     assert [version.ref for version in store.versions()] == [
@@ -75,6 +86,34 @@ def test_nothing_is_lost_from_schema_1(tmp_path: Path) -> None:
         others = connection.execute("SELECT count(*) FROM step_version WHERE NOT made").fetchone()
     # demo.ewc@1 and @2 are the second and third version; step 2 answers with two more it did not make.
     assert (made, others) == ([(1, 2), (2, 3)], (2,))
+
+
+def test_nothing_is_lost_from_schema_2(tmp_path: Path) -> None:
+    old = thawed(tmp_path, "schema-2")
+    tables = [
+        "adapter",
+        "version",
+        "parent",
+        "step_version",
+        "score",
+        "alias",
+        "alias_change",
+        "tag",
+        "event",
+    ]
+    kept = columns(old, tables)
+    before = rows(old, kept)
+    store = AdapterStore(old)
+    assert store.resolve("demo.ewc@champion") == "demo.ewc@2"
+    assert store.aliases.log("demo.ewc", "champion")[0].before == 1
+    store.close()
+    assert rows(old, kept) == before
+    with closing(sqlite3.connect(old / "store.db")) as connection:
+        (uid,) = connection.execute("SELECT uid FROM version WHERE id = 1").fetchone()
+        runs = connection.execute("SELECT uid = name || ' ' || started_at FROM run").fetchall()
+    first = store.show("imported@1")
+    assert uid.split()[:2] == ["imported@1", first.created_at]
+    assert runs == [(1,)]
 
 
 def test_an_upgraded_store_is_used_as_any_other(tmp_path: Path) -> None:
@@ -122,15 +161,17 @@ def test_upgrade_by_eight_processes(processes: ForkServerContext, tmp_path: Path
     assert told.read_text().splitlines() == ["both demo.ewc imported"] * PROCESSES
     with closing(sqlite3.connect(old / "store.db")) as connection:
         applied = connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
-    assert [name for (name,) in applied] == ["m001_catalogue", "m002_upkeep"]
+    assert [name for (name,) in applied] == ["m001_catalogue", "m002_upkeep", "m003_exchange"]
     assert audit(old) == []
 
 
-def killed_at_statement(store: Path, number: int) -> bool:
-    """Opens a store in a child that dies before that change of schema; returns whether it did."""
+def killed_at_statement(store: Path, step: str, number: int) -> bool:
+    """Opens a store in a child that dies before that statement of a step; returns whether it did."""
     child = os.fork()
     if child == 0:
-        from contpeft.store import schema_2
+        from contpeft.store import schema_2, schema_3
+
+        module: Any = {"schema_2": schema_2, "schema_3": schema_3}[step]
 
         def die(statement: str) -> str:
             os.kill(os.getpid(), 9)
@@ -141,19 +182,20 @@ def killed_at_statement(store: Path, number: int) -> bool:
                 for place, statement in enumerate(tuple.__iter__(self)):
                     yield die(statement) if place == number else statement
 
-        schema_2.STATEMENTS = Deadly(schema_2.STATEMENTS)  # type: ignore[misc]
+        module.STATEMENTS = Deadly(module.STATEMENTS)
         AdapterStore(store).names()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
 
 
-def test_killed_while_upgrading(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "statements"), [("schema_2", 15), ("schema_3", 10)])
+def test_killed_while_upgrading(tmp_path: Path, step: str, statements: int) -> None:
     AdapterStore(tmp_path / "new").names()
     old, number = thawed(tmp_path, "schema-1"), 0
     before = schema(old)
-    while killed_at_statement(old, number):
+    while killed_at_statement(old, step, number):
         assert schema(old) == before
         number += 1
-    assert number >= 15
+    assert number >= statements
     assert schema(old) == schema(tmp_path / "new")
     assert audit(old) == []

@@ -18,7 +18,7 @@ from contpeft.cli.options import (
     open_store,
 )
 from contpeft.cli.output import Column, examples, hint, print_json, print_lines, print_table
-from contpeft.store import AdapterStore, Arrived, Remote
+from contpeft.store import AdapterStore, Arrived, Remote, completion
 
 __all__ = [
     "BUNDLE_EXAMPLES",
@@ -55,11 +55,7 @@ remote_app = typer.Typer(help="Name the folders that stores share.", no_args_is_
 
 
 def _complete_remote(ctx: typer.Context, incomplete: str) -> list[str]:
-    path = Path(ctx.params.get("store") or DEFAULT_STORE)
-    if not (path / "store.db").exists():
-        return []
-    with open_store(path) as opened:
-        return [each.name for each in opened.transfer.remotes() if each.name.startswith(incomplete)]
+    return completion.remotes(Path(ctx.params.get("store") or DEFAULT_STORE), incomplete)
 
 
 Refs = Annotated[
@@ -191,7 +187,7 @@ def _print_arrived(arrived: Arrived, source: str, *, dry_run: bool, as_json: boo
         print_json({**asdict(arrived), "dry_run": dry_run})
     else:
         print_lines(arrived.versions)
-    for there, here in arrived.renamed.items():
+    for here, there in arrived.renamed.items():
         hint(f"{there} of {source} is {here} here: that name and number mean another version")
     for conflict in arrived.conflicts:
         hint(f"conflict: {conflict.subject} is {conflict.here} here and {conflict.there} in {source}; kept")

@@ -167,7 +167,7 @@ class _Merging:
         name, _, number = record.ref.partition("@")
         if self._taken(record):
             name = f"{name[:119]}.{json_digest(record.uid)[:8]}"
-            self.renamed[record.ref] = f"{name}@{number}"
+            self.renamed[f"{name}@{number}"] = record.ref
         adapter_id, n = entry.place(self.connection, name, int(number))
         same = (
             "kind",

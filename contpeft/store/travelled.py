@@ -30,7 +30,7 @@ class Arrived:
 
     Attributes:
         versions: ``name@n`` of the versions that are new here, as they are called here.
-        renamed: of those, what they are called here by what they were called there.
+        renamed: of those that have another name here, what they are called there.
         runs: the runs that are new here or have new steps or scores.
         scores: how many scores are new here.
         aliases: ``name@alias`` of the aliases that moved.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
+from contpeft.cli import app
 from contpeft.spec import AdapterState, BaseModel, HeadSpec
 
 BASE = BaseModel("tiny-bert", "ba5e" * 16, 1234)
@@ -41,3 +43,15 @@ def told(result: Result) -> tuple[str, str]:
     """Returns the answer of a command that succeeded, and what it said about it."""
     assert result.exit_code == 0, result.stderr
     return result.stdout, result.stderr
+
+
+def completed(store: Path, line: str) -> list[str]:
+    """Returns what a shell would offer for the last word of ``line``."""
+    words = line.split(" ")
+    environment = {
+        "_CONTPEFT_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+        "CONTPEFT_STORE": str(store),
+    }
+    return CliRunner().invoke(app, [], prog_name="contpeft", env=environment).stdout.split()

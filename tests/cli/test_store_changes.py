@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_helpers import BASE, lines, printed, state, told, undated
+from cli_helpers import BASE, completed, lines, printed, state, told, undated
 from typer.testing import CliRunner, Result
 
 from contpeft.cli import app, options
@@ -309,18 +309,6 @@ def test_backup(call: Call, filled: AdapterStore, tmp_path: Path) -> None:
     damaged = call("store", "backup", str(tmp_path / "other"), "--json")
     assert damaged.exit_code == 4
     assert json.loads(damaged.stdout)["findings"][0]["subject"] == "mail@1"
-
-
-def completed(store: Path, line: str) -> list[str]:
-    """Returns what a shell would offer for the last word of ``line``."""
-    words = line.split(" ")
-    environment = {
-        "_CONTPEFT_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
-        "CONTPEFT_STORE": str(store),
-    }
-    return CliRunner().invoke(app, [], prog_name="contpeft", env=environment).stdout.split()
 
 
 def test_names_and_aliases_are_completed(filled: AdapterStore, tmp_path: Path) -> None:

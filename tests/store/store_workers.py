@@ -187,3 +187,23 @@ TWINS: dict[str, Callable[[AdapterStore], None]] = {
     "rows-before-file": _rows_before_file,
     "write-in-place": _write_in_place,
 }
+
+
+def push_many(folder: Path, hub: str, told: Path, start: Barrier, seed: int, count: int) -> None:
+    """Pushes ``count`` versions one by one from a store of its own, all processes starting at once."""
+    store = AdapterStore(folder / f"store-{seed}")
+    store.transfer.add_remote("hub", hub)
+    start.wait()
+    for i in range(count):
+        version = store.register("line", make_state(1000 * seed + i), base=BASE)
+        store.transfer.push("hub")
+        acknowledge(told, f"{seed}/{version.ref} {version.sha256}")
+
+
+def push_for_ever(path: Path, told: Path, seed: int) -> None:
+    """Registers and pushes one version after another until someone kills this process."""
+    store = AdapterStore(path)
+    for i in itertools.count(1000 * seed):
+        version = store.register("line", make_state(i), base=BASE)
+        store.transfer.push("hub")
+        acknowledge(told, f"{version.ref} {version.sha256}")

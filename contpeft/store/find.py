@@ -35,6 +35,10 @@ _COLUMNS: Final = {
     "fingerprint": "version.fingerprint",
 }
 _HALVES: Final = ("step_score", "fit_score")
+_FEW: Final = 1000
+_RANKED: Final = versions.FROM.replace(
+    "FROM version", "FROM version_metric AS ranked CROSS JOIN version ON version.id = ranked.version_id", 1
+)
 _KEYS: Final = {"created": "version.id", "name": "adapter.name", "bytes": "blob.bytes"}
 
 
@@ -79,12 +83,13 @@ class Metric:
 
     def sql(self, protocol: str) -> tuple[str, list[Any]]:
         """Returns the expression for a version's score and the values it needs."""
+        if self.task is None:
+            where = "version_id = version.id AND metric = ? AND protocol = ?"
+            return f"(SELECT value FROM version_metric WHERE {where})", [self.name, protocol]
         # Asked of both halves of version_score: SQLite finds a version in a union by reading all of it.
-        where = "version_id = version.id AND metric = ? AND protocol = ? AND "
-        where += "task = ?" if self.task else "learned"
+        where = "version_id = version.id AND metric = ? AND protocol = ? AND task = ?"
         halves = " UNION ALL ".join(f"SELECT value FROM {view} WHERE {where}" for view in _HALVES)
-        values = [self.name, protocol, *([self.task] if self.task else [])]
-        return f"(SELECT avg(value) FROM ({halves}))", values * len(_HALVES)
+        return f"(SELECT avg(value) FROM ({halves}))", [self.name, protocol, self.task] * len(_HALVES)
 
     def condition(self, protocol: str) -> tuple[Any, ...]:
         """Returns the condition on a version's score, followed by its values."""
@@ -92,6 +97,25 @@ class Metric:
         if not self.sign:
             return f"{expression} IS NOT NULL", *values
         return f"{expression} {self.sign} ?", *values, self.value
+
+    def is_rare(self, connection: sqlite3.Connection, protocol: str) -> bool:
+        """Returns whether so few versions meet it that looking each of them up is quickest."""
+        if self.task is not None:
+            return False
+        condition, values = self._indexed(protocol)
+        row = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM version_metric WHERE {condition} LIMIT {_FEW})", values
+        )
+        return bool(row.fetchone()[0] < _FEW)
+
+    def lookup(self, protocol: str) -> tuple[Any, ...]:
+        """Returns :meth:`condition` as a search in the index of scores."""
+        condition, values = self._indexed(protocol)
+        return f"version.id IN (SELECT version_id FROM version_metric WHERE {condition})", *values
+
+    def _indexed(self, protocol: str) -> tuple[str, list[Any]]:
+        values = [self.name, protocol, *([self.value] if self.sign else [])]
+        return "metric = ? AND protocol = ?" + (f" AND value {self.sign} ?" if self.sign else ""), values
 
 
 @dataclass(frozen=True)
@@ -121,18 +145,41 @@ class Filter:
             yield "version.created_at >= ?", self.since
         if self.until is not None:
             yield "version.created_at < ?", self.until
-        yield from (metric.condition(self.protocol) for metric in self.metrics)
 
-    def order(self) -> tuple[str, list[Any], bool]:
-        """Returns the sort key, its values, and whether it descends."""
+    def order(self) -> Order:
+        """Returns the order asked for."""
         if self.sort not in get_args(Sort):
             raise UsageError(f"cannot sort by {self.sort!r}{suggest(self.sort, get_args(Sort))}")
         if self.sort != "metric":
-            return _KEYS[self.sort], [], (self.sort != "name") != self.reverse
+            return Order(_KEYS[self.sort], descends=(self.sort != "name") != self.reverse)
         if not self.metrics:
             raise UsageError("sorting by metric needs a metric; give one (accuracy, or accuracy>=0.9)")
-        key, values = self.metrics[0].sql(self.protocol)
-        return key, values, not self.reverse
+        first = self.metrics[0]
+        if first.task is None:
+            # Read from the index of scores in its order: the first page costs no more than a page.
+            condition = ("ranked.metric = ? AND ranked.protocol = ?", first.name, self.protocol)
+            return Order("ranked.value", _RANKED, (condition,), descends=not self.reverse)
+        key, values = first.sql(self.protocol)
+        return Order(key, values=tuple(values), descends=not self.reverse)
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of versions.
+
+    Attributes:
+        key: SQL to sort by.
+        source: the tables it is read from.
+        conditions: what holds for them, each with its values.
+        values: those of the ``?`` in ``key``.
+        descends: whether it goes down.
+    """
+
+    key: str
+    source: str = versions.FROM
+    conditions: tuple[tuple[Any, ...], ...] = ()
+    values: tuple[Any, ...] = ()
+    descends: bool = True
 
 
 def select(
@@ -144,17 +191,23 @@ def select(
     before: str | AdapterRef | None,
 ) -> list[Version]:
     """Returns the versions asked for, in the order asked for, from the one after ``before`` on."""
-    key, values, descends = wanted.order()
-    where = list(wanted.conditions())
+    order = wanted.order()
+    key, values = order.key, order.values
+    where = [*wanted.conditions(), *order.conditions]
+    for metric in wanted.metrics:
+        rare = metric.is_rare(connection, wanted.protocol)
+        where.append(metric.lookup(wanted.protocol) if rare else metric.condition(wanted.protocol))
     if before is not None:
         last, _ = versions.find(connection, before, store)
-        one = f"SELECT {key} {versions.FROM} WHERE version.id = ?"
-        where.append(
-            (f"({key}, version.id) {'<' if descends else '>'} (({one}), ?)", *values, *values, last, last)
-        )
-    direction = "DESC" if descends else "ASC"
-    order = (f"ORDER BY {key} {direction}, version.id {direction}", *values)
-    return versions.select(connection, where, limit, order)
+        clause = " AND ".join(["version.id = ?", *(condition for condition, *_ in order.conditions)])
+        own = [last, *(value for _, *given in order.conditions for value in given)]
+        one = f"SELECT {key} {order.source} WHERE {clause}"
+        sign = "<" if order.descends else ">"
+        where.append((f"({key}, version.id) {sign} (({one}), ?)", *values, *values, *own, last))
+    direction = "DESC" if order.descends else "ASC"
+    last_key = "ranked.version_id" if order.source == _RANKED else "version.id"
+    by = (f"ORDER BY {key} {direction}, {last_key} {direction}", *values)
+    return versions.select(connection, where, limit, by, order.source)
 
 
 def _equal(key: str, value: Any) -> tuple[Any, ...]:

@@ -18,11 +18,10 @@ FROM: Final = """
     JOIN base_model ON base_model.id = version.base_id
     JOIN blob ON blob.sha256 = version.sha256
 """
-_SELECT: Final = f"""
+_SELECT: Final = """
     SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
            base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
            base_model.parameters AS base_parameters
-    {FROM}
 """
 _NEWEST_FIRST: Final = ("ORDER BY version.id DESC",)
 _PARENTS: Final = """
@@ -95,6 +94,7 @@ def select(
     where: Sequence[tuple[Any, ...]] = (),
     limit: int | None = None,
     order: tuple[Any, ...] = _NEWEST_FIRST,
+    source: str = FROM,
 ) -> list[Version]:
     """Returns the versions that meet every condition.
 
@@ -103,11 +103,12 @@ def select(
         where: SQL conditions, each followed by the values of its ``?``.
         limit: at most so many.
         order: SQL order, followed by the values of its ``?``.
+        source: SQL tables, those of :data:`FROM` among them.
     """
     clause = "WHERE " + " AND ".join(condition for condition, *_ in where) if where else ""
     values = [value for _, *values in (*where, order) for value in values]
     rows = connection.execute(
-        f"{_SELECT} {clause} {order[0]} LIMIT ?", [*values, -1 if limit is None else limit]
+        f"{_SELECT} {source} {clause} {order[0]} LIMIT ?", [*values, -1 if limit is None else limit]
     ).fetchall()
     parents = _parents(connection, [row["id"] for row in rows])
     return [_version(row, tuple(parents.get(row["id"], ()))) for row in rows]

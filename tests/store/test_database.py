@@ -50,7 +50,18 @@ def test_every_table_is_strict_and_every_reference_names_its_column(raw: sqlite3
     ours = {name: strict for name, strict in tables if not name.startswith(("sqlite_", "_sqlite_"))}
     assert set(ours) == {
         *("adapter", "alias", "alias_change", "base_model", "blob", "event", "parent"),
-        *("pack", "remote", "run", "score", "step", "step_version", "tag", "task", "version"),
+        *(
+            "pack",
+            "remote",
+            "run",
+            "score",
+            "step",
+            "step_version",
+            "tag",
+            "task",
+            "version",
+            "version_metric",
+        ),
     }
     assert set(ours.values()) == {1}
     for table in ours:

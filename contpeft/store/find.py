@@ -157,8 +157,9 @@ class Filter:
         first = self.metrics[0]
         if first.task is None:
             # Read from the index of scores in its order: the first page costs no more than a page.
-            condition = ("ranked.metric = ? AND ranked.protocol = ?", first.name, self.protocol)
-            return Order("ranked.value", _RANKED, (condition,), descends=not self.reverse)
+            where = ("ranked.metric = ? AND ranked.protocol = ?", first.name, self.protocol)
+            met = ((f"ranked.value {first.sign} ?", first.value),) if first.sign else ()
+            return Order("ranked.value", _RANKED, (where, *met), descends=not self.reverse)
         key, values = first.sql(self.protocol)
         return Order(key, values=tuple(values), descends=not self.reverse)
 

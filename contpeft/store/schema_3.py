@@ -77,6 +77,12 @@ _MEANS: Final = (
             WHERE step.run = NEW.run AND step.way = NEW.way AND step.step = NEW.step AND step_version.made)
           AND metric = NEW.metric AND protocol = NEW.protocol AND learned
         GROUP BY version_id;
+    END
+    """,
+    f"""
+    CREATE TRIGGER fit_metric AFTER INSERT ON score
+    WHEN NEW.kind = 'end' AND NOT EXISTS (SELECT 1 FROM step WHERE run = NEW.run)
+    BEGIN
         {_MEAN} FROM fit_score
         WHERE version_id IN (SELECT id FROM version WHERE run = NEW.run)
           AND metric = NEW.metric AND protocol = NEW.protocol

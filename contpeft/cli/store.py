@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from contpeft.cli import store_change, store_find, store_show, store_upkeep
+from contpeft.cli import store_change, store_exchange, store_find, store_show, store_upkeep
 
 __all__ = ["app"]
 
@@ -31,6 +31,7 @@ class Panels(TyperGroup):
 READ: Final = "Read"
 WRITE: Final = "Write"
 MAINTAIN: Final = "Maintain"
+EXCHANGE: Final = "Exchange"
 
 app = typer.Typer(help="Look after the versions a store holds.", no_args_is_help=True, cls=Panels)
 app.command("list", rich_help_panel=READ, epilog=store_find.LIST_EXAMPLES)(store_find.list_versions)
@@ -49,3 +50,7 @@ app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.PRUNE_EXAMPLES)(store_
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.GC_EXAMPLES)(store_upkeep.gc)
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.FSCK_EXAMPLES)(store_upkeep.fsck)
 app.command(rich_help_panel=MAINTAIN, epilog=store_upkeep.BACKUP_EXAMPLES)(store_upkeep.backup)
+app.command(rich_help_panel=EXCHANGE, epilog=store_exchange.EXPORT_EXAMPLES)(store_exchange.export)
+app.command("import", rich_help_panel=EXCHANGE, epilog=store_exchange.IMPORT_EXAMPLES)(
+    store_exchange.import_folder
+)

@@ -17,7 +17,7 @@ from contpeft.spec import AdapterState
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Entry", "Payload", "count_parameters", "entries", "pack", "unpack", "unpack_file"]
+__all__ = ["Entry", "Payload", "count_parameters", "entries", "join", "pack", "unpack", "unpack_file"]
 
 # The order of two or more metadata keys in the file differs from process to process; one is safe.
 _METADATA = {"format": "pt"}
@@ -128,6 +128,20 @@ def entries(data: bytes) -> Iterator[Entry]:
         if name != _RESERVED:
             begin, end = entry["data_offsets"]
             yield name, entry["dtype"], tuple(entry["shape"]), body[begin:end]
+
+
+def join(tensors: Iterable[Entry]) -> bytes:
+    """Returns a safetensors file of tensors that :func:`entries` yielded, in their order; needs no torch."""
+    header: dict[str, Any] = {_RESERVED: _METADATA}
+    bodies: list[memoryview] = []
+    size = 0
+    for name, dtype, shape, body in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [size, size + len(body)]}
+        bodies.append(body)
+        size += len(body)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows to 8 bytes
+    return b"".join([len(text).to_bytes(8, "little"), text, *bodies])
 
 
 def count_parameters(tensors: Iterable[Entry]) -> int:

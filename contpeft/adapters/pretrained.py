@@ -58,17 +58,19 @@ def module_tree(
         BaseMismatchError: if no class has these modules.
     """
     config = _read(folder)
+    lacking: list[set[str]] = []
     for make in _makers(config, told or {}):
         with torch.device("meta"), _quiet():
             try:
                 model = make(config)
             except ValueError:  # this kind of model has no such class
                 continue
-        missing = set(modules) - {name for name, _ in model.named_modules()}
-        if not missing:
+        lacking.append(set(modules) - {name for name, _ in model.named_modules()})
+        if not lacking[-1]:
             return model
+    missing = sorted(min(lacking, key=len, default=set(modules)))
     raise BaseMismatchError(
-        f"the model in {folder} has no module {min(missing)!r}, which the adapter changes; "
+        f"the model in {folder} has no module {missing[0]!r}, which the adapter changes; "
         "give the base it was trained on"
     )
 
@@ -86,11 +88,12 @@ def load_base(
     kind = type(module_tree(folder, modules, told))
     with _quiet():
         try:
-            found, report = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+            loaded: Any = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
         except SafetensorError as error:
             raise IntegrityError(f"the model in {folder} is damaged: {error}") from error
         except OSError as error:
             raise NotFoundError(f"no model in {folder}: {str(error).splitlines()[0]}") from error
+    found, report = loaded
     head = find_head(found, found, "")
     missing = sorted(each for each in report["missing_keys"] if not (head and each.startswith(f"{head}.")))
     if missing:

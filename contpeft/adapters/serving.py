@@ -28,7 +28,7 @@ __all__ = ["serving_state"]
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 # Options whose effect is in the factors afterwards, or that have none once training is over.
-_FOLDED: Final[Mapping[str, Any]] = {
+_FOLDED: Final[dict[str, Any]] = {
     "alpha_pattern": {},
     "exclude_modules": None,
     "init_lora_weights": True,

@@ -132,8 +132,11 @@ def _files(
     if "peft" in version.environment:
         told["peft_version"] = version.environment["peft"]
     files = {CONFIG: _json(told), WEIGHTS: weights}
-    cut = len(AdapterState.HEAD_PREFIX)
-    head = [(name[cut:], *rest) for name, *rest in entries(data) if name.startswith(AdapterState.HEAD_PREFIX)]
+    head = [
+        (name.removeprefix(AdapterState.HEAD_PREFIX), dtype, shape, body)
+        for name, dtype, shape, body in entries(data)
+        if name.startswith(AdapterState.HEAD_PREFIX)
+    ]
     return files | ({HEAD: join(head)} if head else {})
 
 

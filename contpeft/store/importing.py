@@ -18,6 +18,8 @@ from contpeft.store.untrusted import read_json, read_tensors, refuse_pickle
 if TYPE_CHECKING:
     from torch import nn
 
+    from contpeft.adapters import AdaptedModel
+
 __all__ = ["Folder", "known_parents", "read", "told_base"]
 
 # What a configuration of PEFT's tells about its making that a version has no place of its own for.
@@ -83,20 +85,20 @@ def told_base(folder: Folder, base: BaseModel | nn.Module | str | Path | None) -
         UsageError: if nothing says which it is.
         BaseMismatchError: if it is not the one the adapter was trained on, or the adapter does not fit it.
     """
-    told = folder.provenance.base if folder.provenance else None
-    if base is None and told is None:
+    if isinstance(base, BaseModel):
+        _check_same(folder, base)
+        return base
+    if base is not None:
+        adapted = _at_hand(folder, base)
+        _check_same(folder, adapted.base)
+        _check_fits(folder, adapted)
+        return adapted.base
+    if folder.provenance is None:
         raise UsageError(
             f"{folder.path} names its base by a path alone "
             f"({folder.told.get('base_model_name_or_path')!r}); give the base itself"
         )
-    given = told if base is None else base if isinstance(base, BaseModel) else _at_hand(folder, base)
-    assert given is not None
-    if told is not None and told.fingerprint != given.fingerprint:
-        raise BaseMismatchError(
-            f"the adapter in {folder.path} was trained on {told.name!r} ({told.fingerprint[:12]}), the base "
-            f"given is {given.name!r} ({given.fingerprint[:12]}); give the base it was trained on"
-        )
-    return given
+    return folder.provenance.base
 
 
 def known_parents(connection: sqlite3.Connection, folder: Folder) -> list[Parent]:
@@ -163,15 +165,25 @@ def _with_head(path: Path, state: AdapterState, provenance: Provenance | None) -
     return AdapterState(state.kind, state.config, {**state.tensors, **named}, spec)
 
 
-def _at_hand(folder: Folder, base: nn.Module | str | Path) -> BaseModel:
-    """Returns the identity of a model after attaching the adapter to it once."""
+def _at_hand(folder: Folder, base: nn.Module | str | Path) -> AdaptedModel:
     from contpeft.adapters import AdaptedModel, changed_modules, load_base
 
     if isinstance(base, str | Path):
         base = load_base(Path(base), changed_modules(folder.state), folder.told)
-    adapted = AdaptedModel.of(base)
+    return AdaptedModel.of(base)
+
+
+def _check_same(folder: Folder, base: BaseModel) -> None:
+    told = folder.provenance.base if folder.provenance else base
+    if told.fingerprint != base.fingerprint:
+        raise BaseMismatchError(
+            f"the adapter in {folder.path} was trained on {told.name!r} ({told.fingerprint[:12]}), the base "
+            f"given is {base.name!r} ({base.fingerprint[:12]}); give the base it was trained on"
+        )
+
+
+def _check_fits(folder: Folder, adapted: AdaptedModel) -> None:
     try:
         adapted.check_fits(folder.state)
     except SpecError as error:
         raise BaseMismatchError(f"the adapter in {folder.path} is of another base: {error}") from error
-    return adapted.base

@@ -151,7 +151,7 @@ def _head(kind: Any, classes: Any, options: Any) -> HeadSpec:
 def _ancestor(ref: Any, role: Any, weight: Any, fingerprint: Any) -> Ancestor:
     if weight is not None and not math.isfinite(weight):
         raise ValueError(f"weight {weight!r}")
-    return Ancestor(Parent(_text(ref), _text(role), weight), _text(fingerprint))  # type: ignore[arg-type]
+    return Ancestor(Parent(_text(ref), _text(role), weight), _text(fingerprint))
 
 
 def _text(value: Any, *, optional: bool = False) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,20 @@ def test_lineage_comes_back_where_the_parents_are(
     other.close()
 
 
-def test_of_equal_parents_the_one_of_that_name_is_taken(store: AdapterStore, exported: Path) -> None:
-    store.register("copy", AdapterState("lora", told(), factors(1)), base=BASE)
-    refs = {each.ref for each in store.exchange.import_folder(exported, "again").parents}
-    assert refs == {"parent@1", "parent@2"}
+def test_of_equal_parents_the_one_of_that_name_is_taken(exported: Path, tmp_path: Path) -> None:
+    with closing(AdapterStore(tmp_path / "other")) as other:
+        for name in ("copy", "parent", "late"):
+            for seed in (1, 2):
+                other.register(name, AdapterState("lora", told(), factors(seed)), base=BASE)
+        assert [each.ref for each in other.exchange.import_folder(exported, "a").parents] == [
+            "parent@1",
+            "parent@2",
+        ]
+        other.upkeep.remove(["a@1", "parent@1", "parent@2"])
+        assert [each.ref for each in other.exchange.import_folder(exported, "a").parents] == [
+            "copy@1",
+            "copy@2",
+        ]
 
 
 def test_another_base_is_refused(store: AdapterStore, exported: Path) -> None:

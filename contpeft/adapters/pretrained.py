@@ -68,7 +68,7 @@ def module_tree(
         lacking.append(set(modules) - {name for name, _ in model.named_modules()})
         if not lacking[-1]:
             return model
-    missing = sorted(min(lacking, key=len, default=set(modules)))
+    missing = sorted(min(lacking, key=lambda each: len(each), default=set(modules)))
     raise BaseMismatchError(
         f"the model in {folder} has no module {missing[0]!r}, which the adapter changes; "
         "give the base it was trained on"
@@ -108,7 +108,7 @@ def _read(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise NotFoundError(f"no model in {folder} (it has no config.json); name a transformers model folder")
     try:
-        return cast(PretrainedConfig, AutoConfig.from_pretrained(folder))
+        return cast(PretrainedConfig, AutoConfig.from_pretrained(folder, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise NotFoundError(f"no model in {folder}: {str(error).splitlines()[0]}") from error
 

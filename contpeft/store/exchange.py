@@ -52,8 +52,8 @@ class Exchange:
     ) -> Exported:
         """Writes a version to a folder that ``PeftModel.from_pretrained`` loads; whole or not at all.
 
-        ``contpeft.json`` beside PEFT's own files keeps where it comes from, ``head.safetensors`` its
-        head; PEFT reads neither, and :meth:`import_folder` brings all of it back.
+        Its own folder ``contpeft/`` beside PEFT's files keeps where it comes from, and its head; PEFT reads
+        neither, and :meth:`import_folder` brings all of it back.
 
         Args:
             ref: the version.
@@ -105,9 +105,9 @@ class Exchange:
         Args:
             folder: it holds ``adapter_config.json`` and ``adapter_model.safetensors``.
             name: the adapter of which it becomes a version.
-            task: the task after which this is the state; what ``contpeft.json`` says when None.
+            task: the task after which this is the state; what the folder says when None.
             base: the model it was trained on, its folder, or its identity (``store.show(ref).base``);
-                what ``contpeft.json`` says when None.
+                what the folder says when None.
 
         Returns:
             The catalogue entry; its origin is ``"imported"``, its parents are those that are in this

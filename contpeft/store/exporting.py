@@ -13,7 +13,7 @@ from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError
 from contpeft.spec import AdapterState, Score, Version
 from contpeft.store.disk import one_line_errors, whole_folder
-from contpeft.store.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
+from contpeft.store.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import entries, join, pack, unpack
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def write(
     digests = {name: bytes_digest(content) for name, content in files.items()}
     files[SIDE] = _json(Provenance.of(version, parents, scores, profile, digests).to_json())
     with whole_folder(folder) as partial:
+        (partial / ASIDE).mkdir()
         for name, content in files.items():
             _write(partial / name, content)
     size = sum(map(len, files.values()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contpeft.errors import BaseMismatchError, IntegrityError, NotFoundError, SpecError, UsageError, suggest
 from contpeft.spec import AdapterState, BaseModel, Parent
 from contpeft.store.disk import one_line_errors
-from contpeft.store.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Provenance
+from contpeft.store.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Provenance
 from contpeft.store.untrusted import read_json, read_tensors, refuse_pickle
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def _check_digests(path: Path, provenance: Provenance) -> None:
     )
     if changed:
         raise IntegrityError(
-            f"{path / changed[0]} is not the file that was exported with {SIDE}; export it again, or take "
-            f"{SIDE} and {HEAD} out of the folder to import what PEFT would read"
+            f"{path / changed[0]} is not the file that was exported; export it again, or take {ASIDE}/ out "
+            "of the folder to import what PEFT would read"
         )
 
 

@@ -1,6 +1,7 @@
-"""The side file of an exported folder: where the adapter comes from, and what it was.
+"""What an exported folder says about its adapter: where it comes from, and what it was.
 
-It stands beside PEFT's own files, because a key that PEFT does not know makes it warn.
+It stands apart from PEFT's own files: of a key that it does not know PEFT warns, and some engines read
+every safetensors file that lies beside the weights.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Any, Final
 from contpeft.errors import IntegrityError
 from contpeft.spec import BaseModel, HeadSpec, Parent, Score, Version
 
-__all__ = ["CONFIG", "HEAD", "SIDE", "WEIGHTS", "Ancestor", "Provenance"]
+__all__ = ["ASIDE", "CONFIG", "HEAD", "SIDE", "WEIGHTS", "Ancestor", "Provenance"]
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
-HEAD: Final = "head.safetensors"
-SIDE: Final = "contpeft.json"
+ASIDE: Final = "contpeft"
+HEAD: Final = f"{ASIDE}/head.safetensors"
+SIDE: Final = f"{ASIDE}/version.json"
 _FORMAT: Final = 1
 
 
@@ -113,7 +115,7 @@ class Provenance:
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"{path} is not what contpeft writes there ({type(error).__name__}: {error}); "
-                "take it out of the folder to import what PEFT would read"
+                f"take {ASIDE}/ out of the folder to import what PEFT would read"
             ) from error
 
     @classmethod

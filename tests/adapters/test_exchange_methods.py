@@ -40,8 +40,8 @@ def other(tmp_path: Path) -> Iterator[AdapterStore]:
 
 def by_peft(model: nn.Module, folder: Path) -> PeftModel:
     """Returns PEFT's model, the head of the folder put in by hand as the docs say."""
-    if (folder / "head.safetensors").exists():
-        model.classifier.load_state_dict(load_file(folder / "head.safetensors"))
+    if (folder / "contpeft/head.safetensors").exists():
+        model.classifier.load_state_dict(load_file(folder / "contpeft/head.safetensors"))
     return PeftModel.from_pretrained(model, folder).eval()
 
 

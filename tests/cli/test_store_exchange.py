@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,18 @@ from contpeft.cli import app
 from contpeft.spec import AdapterState, Parent
 from contpeft.store import AdapterStore
 
-FILES = ["adapter_config.json", "adapter_model.safetensors", "contpeft.json", "head.safetensors"]
+FILES = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "contpeft/head.safetensors",
+    "contpeft/version.json",
+]
 Call = Callable[..., Result]
 NAMES = [f"base_model.model.layer.{n}.q.lora_{factor}.weight" for n in (0, 1) for factor in "AB"]
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -39,7 +49,7 @@ def test_export(call: Call, served: AdapterStore, tmp_path: Path) -> None:
         f"mail@2, faithful: {', '.join(FILES)}, <size>",
         f"load: PeftModel.from_pretrained(base, '{tmp_path}/out')",
     ]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert {str(path.relative_to(tmp_path / "out")) for path in files_in(tmp_path / "out")} == {*FILES}
 
 
 def test_export_for_engines(call: Call, served: AdapterStore, tmp_path: Path) -> None:
@@ -50,7 +60,7 @@ def test_export_for_engines(call: Call, served: AdapterStore, tmp_path: Path) ->
         "path": f"{tmp_path}/out",
         "profile": "serving",
         "files": FILES,
-        "bytes": sum(path.stat().st_size for path in (tmp_path / "out").iterdir()),
+        "bytes": sum(path.stat().st_size for path in files_in(tmp_path / "out")),
     }
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (8, 8, "org/base")
@@ -113,8 +123,7 @@ def test_into_a_store_that_is_not_there_yet(call: Call, served: AdapterStore, tm
 def test_import_is_refused_in_one_line(call: Call, served: AdapterStore, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     told(call("store", "export", "mail", str(folder)))
-    (folder / "contpeft.json").unlink()
-    (folder / "head.safetensors").unlink()
+    shutil.rmtree(folder / "contpeft")
     start = ("store", "import", str(folder), "--name")
     for arguments, code, message in (
         ((*start, "new"), 2, "names its base by a path alone ('tiny-bert'); give the base itself"),

@@ -24,6 +24,10 @@ from contpeft.store.tensors import entries, join, pack
 HEAD = HeadSpec("linear", ("no", "yes"))
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 @pytest.fixture
 def line(store: AdapterStore) -> AdapterStore:
     """mail@1 after a task of a run, with a head and a score."""
@@ -42,13 +46,18 @@ def line(store: AdapterStore) -> AdapterStore:
 def test_a_folder_holds_what_was_stored(line: AdapterStore, tmp_path: Path) -> None:
     made = line.exchange.export_folder("mail@latest", tmp_path / "new" / "out")
     folder = tmp_path / "new" / "out"
-    names = ("adapter_config.json", "adapter_model.safetensors", "contpeft.json", "head.safetensors")
-    assert made == Exported(
-        "mail@1", folder, "faithful", names, sum(p.stat().st_size for p in folder.iterdir())
+    names = (
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "contpeft/head.safetensors",
+        "contpeft/version.json",
     )
-    assert sorted(path.name for path in folder.iterdir()) == list(names)
+    assert made == Exported(
+        "mail@1", folder, "faithful", names, sum(p.stat().st_size for p in files_in(folder))
+    )
+    assert sorted(str(path.relative_to(folder)) for path in files_in(folder)) == list(names)
     assert (folder / names[1]).read_bytes() == save(factors(), metadata={"format": "pt"})
-    head = load_file(folder / names[3])
+    head = load_file(folder / names[2])
     assert {name: tensor.tolist() for name, tensor in head.items()} == {
         "weight": [[1.0] * 6] * 2, "bias": [0.0, 0.0],
     }  # fmt: skip
@@ -57,7 +66,7 @@ def test_a_folder_holds_what_was_stored(line: AdapterStore, tmp_path: Path) -> N
         **told(), "base_model_name_or_path": "tiny-bert", "inference_mode": True,
         "peft_version": version.environment["peft"],
     }  # fmt: skip
-    side = json.loads((folder / names[2]).read_text())
+    side = json.loads((folder / names[3]).read_text())
     assert side["base"] == {"name": "tiny-bert", "fingerprint": BASE.fingerprint, "parameters": 1000}
     assert (side["task"], side["data"], side["seconds"], side["profile"]) == ("mail", "da7a", 2.5, "faithful")
     assert side["head"] == HEAD.to_json()
@@ -68,7 +77,7 @@ def test_a_folder_holds_what_was_stored(line: AdapterStore, tmp_path: Path) -> N
         ("mail", "accuracy", 0.75)
     ]
     assert side["files"] == {
-        name: bytes_digest((folder / name).read_bytes()) for name in names if name != names[2]
+        name: bytes_digest((folder / name).read_bytes()) for name in names if name != names[3]
     }
 
 
@@ -99,7 +108,7 @@ def test_others_may_read_as_the_umask_says(
 ) -> None:
     umask(mask)
     line.exchange.export_folder("mail", tmp_path / "out")
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {mode}
+    assert {path.stat().st_mode & 0o777 for path in files_in(tmp_path / "out")} == {mode}
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
@@ -146,7 +155,7 @@ def test_files_are_durable_before_the_folder_has_its_name(
     monkeypatch.setattr(os, "rename", renamed)
     made = line.exchange.export_folder("mail", tmp_path / "out")
     place = done.index("named out")
-    assert set(made.files) < set(done[:place])
+    assert {Path(name).name for name in made.files} | {"contpeft"} < set(done[:place])
     assert done[place - 1].startswith(".out-")
     assert done[place + 1 :] == [tmp_path.name]
 

@@ -241,11 +241,13 @@ def test_another_base_is_refused(store: AdapterStore, exported: Path) -> None:
 
 
 def edit(folder: Path, **values: Any) -> None:
-    side = json.loads((folder / "contpeft.json").read_text())
-    (folder / "contpeft.json").write_text(json.dumps({**side, **values}))
+    side = json.loads((folder / "contpeft" / "version.json").read_text())
+    (folder / "contpeft" / "version.json").write_text(json.dumps({**side, **values}))
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "head.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "contpeft/head.safetensors"]
+)
 def test_a_file_that_was_changed_is_refused(name: str, store: AdapterStore, exported: Path) -> None:
     path = exported / name
     path.write_bytes(path.read_bytes() + b" ")
@@ -281,7 +283,7 @@ def test_a_side_file_of_another_form_is_refused(
     values: dict[str, Any], store: AdapterStore, exported: Path
 ) -> None:
     edit(exported, **values)
-    refused(store, exported, IntegrityError, "contpeft.json is not what contpeft writes there", base=None)
+    refused(store, exported, IntegrityError, "version.json is not what contpeft writes there", base=None)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +301,8 @@ def test_a_head_that_is_not_declared_so(head: Any, match: str, store: AdapterSto
 
 
 def test_without_the_side_file_it_is_a_folder_of_peft(store: AdapterStore, exported: Path) -> None:
-    (exported / "contpeft.json").unlink()
+    (exported / "contpeft" / "version.json").unlink()
     refused(store, exported, SpecError, "head.safetensors is a head that nothing declares")
-    (exported / "head.safetensors").unlink()
+    (exported / "contpeft" / "head.safetensors").unlink()
     version = store.exchange.import_folder(exported, "new", base=BASE)
     assert (version.head, version.parents) == (None, ())

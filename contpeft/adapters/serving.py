@@ -73,7 +73,7 @@ def serving_state(state: AdapterState, model: nn.Module | None = None) -> Adapte
     elif not _covers_its_types(config):
         raise UsageError(
             "which layers the adapter leaves out cannot be told from its targets; "
-            "give the base, whose layers can be counted"
+            "give the base (--base FOLDER), whose layers can be counted"
         )
     told = dict(state.config) | _FOLDED | {"r": rank, "lora_alpha": rank, "target_modules": types}
     return AdapterState("lora", told, dict(_padded(pairs, rank)))

@@ -96,7 +96,8 @@ def told_base(folder: Folder, base: BaseModel | nn.Module | str | Path | None) -
     if folder.provenance is None:
         raise UsageError(
             f"{folder.path} names its base by a path alone "
-            f"({folder.told.get('base_model_name_or_path')!r}); give the base itself"
+            f"({folder.told.get('base_model_name_or_path')!r}); "
+            "give the base: a model folder (--base), or that of a stored version (--like)"
         )
     return folder.provenance.base
 

@@ -126,7 +126,7 @@ def test_import_is_refused_in_one_line(call: Call, served: AdapterStore, tmp_pat
     shutil.rmtree(folder / "contpeft")
     start = ("store", "import", str(folder), "--name")
     for arguments, code, message in (
-        ((*start, "new"), 2, "names its base by a path alone ('tiny-bert'); give the base itself"),
+        ((*start, "new"), 2, "names its base by a path alone ('tiny-bert'); give the base: a model folder"),
         ((*start, "../new", "--like", "mail"), 2, "adapter name '../new' is not usable"),
         ((*start, "new", "--like", "mial"), 3, "no adapter 'mial'"),
         ((*start, "new", "--like", "mail", "--base", "."), 2, "--base and --like both say which base it is"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from peft import PeftConfig
@@ -33,6 +33,8 @@ _REFUSALS = (AttributeError, KeyError, TypeError, ValueError, re.error)
 _PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 # With these the first dimension of a factor is not the rank alone.
 _RANK_ASIDE = ("target_parameters", "use_bdlora")
+# With these there are factors beside the pair.
+_VARIANTS = ("arrow_config", "kasa_config", "monteclora_config", "use_bdlora", "velora_config")
 
 _Layers = Mapping[str, Mapping[str, Tensor]]
 
@@ -204,21 +206,27 @@ def _check_all_there(module: str, parts: Collection[str], needed: Iterable[str])
 def _check_lora(config: Any, module: str, parts: Mapping[str, Tensor]) -> None:
     pair = next((pair for pair in _PAIRS if set(pair) & set(parts)), _PAIRS[0])
     extra = {"lora_magnitude_vector": config.use_dora, "lora_B.bias": config.lora_bias}
-    _check_all_there(module, parts, (*pair, *(part for part, there in extra.items() if there)))
-    unasked = [part for part, there in extra.items() if part in parts and not there]
-    if unasked:
-        raise SpecError(
-            f"there is a {unasked[0]!r} of {module!r}, which adapter_config.json does not ask for"
-        )
-    shapes = [tuple(parts[part].shape) for part in pair]
-    if any(len(shape) < 2 for shape in shapes):
-        raise SpecError(f"the factors of {module!r} have shapes {shapes}; they are no matrices")
+    needed = {*pair, *(part for part, asked in extra.items() if asked)}
+    _check_all_there(module, parts, needed)
+    foreign = sorted(set(parts) - needed)
+    if foreign and not _any_set(config, _VARIANTS):
+        raise SpecError(f"there is {foreign[0]!r} of {module!r}, which adapter_config.json does not ask for")
+    _check_rank(config, module, [tuple(parts[part].shape) for part in pair])
+
+
+def _check_rank(config: PeftConfig, module: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Checks the shapes ``(r, in)`` and ``(out, r)`` of a pair, and its scaling."""
     rank, alpha = lora_rank(config, module), lora_alpha(config, module)
     if not isinstance(alpha, int | float):
         raise SpecError(f"adapter_config.json gives {module!r} alpha {alpha!r}, which is no number")
-    if not any(getattr(config, each, None) for each in _RANK_ASIDE) and {shapes[0][0], shapes[1][1]} != {
-        rank
-    }:
+    if any(len(shape) < 2 for shape in shapes):
+        raise SpecError(f"the factors of {module!r} have shapes {shapes}; they are no matrices")
+    ranks = {shapes[0][0], shapes[1][1]}
+    if ranks != {rank} and not _any_set(config, _RANK_ASIDE):
         raise SpecError(
             f"the factors of {module!r} have shapes {shapes}, adapter_config.json gives them rank {rank}"
         )
+
+
+def _any_set(config: PeftConfig, options: Iterable[str]) -> bool:
+    return any(getattr(config, option, None) for option in options)

@@ -111,7 +111,7 @@ def test_more_than_engines_offer_is_refused() -> None:
 
 def test_layers_left_out_get_zero_factors() -> None:
     state = state_of(target_modules=["0.attention.self.query", "1.attention.self.value"])
-    with pytest.raises(UsageError, match="give the base .*, whose layers can be counted"):
+    with pytest.raises(UsageError, match=r"give the base .*, whose layers can be counted"):
         serving_state(state)
     served = serving_state(state, bert())
     names = {

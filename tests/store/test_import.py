@@ -119,6 +119,11 @@ TENSORS: dict[str, tuple[Spoil, type[ContpeftError], str]] = {
         ),
         SpecError, "which adapter_config.json does not ask for",
     ),
+    "a factor of no such name": (
+        lambda c, t: t.update({A.replace("lora_A", "lora_C"): torch.ones(2, 2),
+                               ROOT.format(1, "query", "C"): torch.ones(2, 2)}),
+        SpecError, "'lora_C.weight' of .* which adapter_config.json does not ask for",
+    ),
     "no factor at all": (lambda c, t: t.clear(), SpecError, "no factor of lora among the 0 tensors"),
     "an unknown key": (lambda c, t: c.update(use_magic=True), SpecError, "PEFT does not know: use_magic"),
     "no method": (lambda c, t: c.pop("peft_type"), SpecError, "peft_type None"),

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from adapters_methods import each_method, quiet, spec
-from adapters_tiny import CLASSES, IDS, LABELS, bert, gpt2, logits, same, trained
+from adapters_tiny import CLASSES, IDS, LABELS, QUERY, bert, gpt2, logits, same, trained
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from contpeft.adapters import AdaptedModel
 from contpeft.adapters.methods import make_config
-from contpeft.errors import UnsupportedError
+from contpeft.errors import BaseMismatchError, SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
 
@@ -100,6 +100,28 @@ def test_what_peft_saves_comes_in(method: str, store: AdapterStore, tmp_path: Pa
     assert torch.equal(logits(model), answered)
     again = store.exchange.import_folder(tmp_path / "theirs", "theirs", base=version.base)
     assert again == version
+
+
+@pytest.mark.parametrize(
+    ("method", "part"),
+    [("loha", "hada_w2_b"), ("adalora", "lora_E"), ("lokr", "lokr_w1"), ("oft", "oft_R.weight")],
+)
+def test_a_factor_that_other_layers_have_is_missed(
+    method: str, part: str, store: AdapterStore, tmp_path: Path
+) -> None:
+    other = bert()
+    trained_by_peft(make_config(spec(method), other, other.classifier), tmp_path / "theirs")
+    weights = tmp_path / "theirs" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = f"base_model.model.{QUERY}.{part}"
+    assert name in tensors
+    save_file({each: tensors[each] for each in tensors if each != name}, weights)
+    alone = len([each for each in tensors if QUERY in each]) == 1
+    at_hand = bert() if alone else AdaptedModel.of(bert()).base  # a layer that is gone is told by the base
+    error = BaseMismatchError if alone else SpecError
+    with pytest.raises(error, match=rf"{part}' of '{QUERY}' is missing|1 tensors missing \(first: {name}\)"):
+        store.exchange.import_folder(tmp_path / "theirs", "theirs", base=at_hand)
+    assert store.names() == []
 
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. 2 LoRA tensor.s. have invalid shape")  # the biases

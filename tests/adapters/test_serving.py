@@ -123,6 +123,32 @@ def test_layers_left_out_get_zero_factors() -> None:
     assert served.config["target_modules"] == ["query", "value"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers_to_transform": [1]},
+        {"exclude_modules": ["0.attention.self.query", "0.attention.self.value"]},
+        {"target_modules": r".*layer\.1\.attention\.self\.(query|value)"},
+    ],
+    ids=["layers", "excluded", "regex"],
+)
+def test_only_the_base_knows_what_a_choice_of_layers_left_out(options: dict[str, Any]) -> None:
+    state = state_of(**options)
+    with pytest.raises(UsageError, match="which layers the adapter leaves out cannot be told"):
+        serving_state(state)
+    served = serving_state(state, bert())
+    for part in ("query", "value"):
+        assert not served.tensors[SELF.format(0, part, "B")].any()
+        assert served.tensors[SELF.format(1, part, "B")].any()
+    assert (served.config["layers_to_transform"], served.config["exclude_modules"]) == (None, None)
+    model = bert()
+    filled(model, LoraConfig(**{"target_modules": ["query", "value"], **options}))
+    expected = logits(model)
+    fresh = AdaptedModel.of(bert())
+    fresh.attach_state(served)
+    torch.testing.assert_close(logits(fresh.module), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_type_met_elsewhere_gets_factors_of_its_own_shape(store: AdapterStore, tmp_path: Path) -> None:
     model = bert()
     adapted = filled(model, AdapterSpec("lora", targets=["output.dense"]))

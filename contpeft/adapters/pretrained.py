@@ -58,17 +58,19 @@ def module_tree(
         BaseMismatchError: if no class has these modules.
     """
     config = _read(folder)
-    lacking: list[set[str]] = []
+    lacking: list[list[str]] = []
     for make in _makers(config, told or {}):
         with torch.device("meta"), _quiet():
             try:
                 model = make(config)
             except ValueError:  # this kind of model has no such class
                 continue
-        lacking.append(set(modules) - {name for name, _ in model.named_modules()})
+        lacking.append(sorted(set(modules) - {name for name, _ in model.named_modules()}))
         if not lacking[-1]:
             return model
-    missing = sorted(min(lacking, key=lambda each: len(each), default=set(modules)))
+    if not lacking:
+        raise NotFoundError(f"no model in {folder}: transformers has no class for a {type(config).__name__}")
+    missing = min(lacking, key=len)  # of the plain model, or of a class nearer to the adapter
     raise BaseMismatchError(
         f"the model in {folder} has no module {missing[0]!r}, which the adapter changes; "
         "give the base it was trained on"

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contpeft.errors import UsageError, suggest
-from contpeft.spec import AdapterRef, BaseModel, Parent, Version, check_name
+from contpeft.spec import AdapterRef, BaseModel, Version, check_name
 from contpeft.store import exporting, importing, steps, versions
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
@@ -73,19 +72,19 @@ class Exchange:
             StoreBusyError: if the folder cannot be written.
         """
         target = Path(folder)
-        exporting.check_target(target)
+        exporting.check(target, profile, base)
         with self._db.read() as connection:
-            found, _ = versions.find(connection, ref, self._store)
-            version = versions.select(connection, [("version.id = ?", found)])[0]
-            scores = steps.scores_of_version(connection, found)
-            parents = [self._ancestor(connection, each) for each in version.parents]
+            version_id, version = self._find(connection, ref)
+            scores = steps.scores_of_version(connection, version_id)
+            parents = [
+                Ancestor(parent, self._find(connection, parent.ref)[1].fingerprint)
+                for parent in version.parents
+            ]
         data = self._blobs.read(version.sha256, f"version {version.ref!r} in {self._store}")
         if profile == "faithful":
             files = exporting.faithful(version, data, base_name)
-        elif profile == "serving":
-            files = exporting.serving(version, data, base_name, base)
         else:
-            raise UsageError(f"no profile {profile!r}{suggest(profile, ('faithful', 'serving'))}")
+            files = exporting.serving(version, data, base_name, base)
         return exporting.write(target, version, files, parents, scores, profile)
 
     def import_folder(
@@ -140,6 +139,6 @@ class Exchange:
             seconds=known.seconds if known else None,
         )
 
-    def _ancestor(self, connection: sqlite3.Connection, parent: Parent) -> Ancestor:
-        found, _ = versions.find(connection, parent.ref, self._store)
-        return Ancestor(parent, versions.select(connection, [("version.id = ?", found)])[0].fingerprint)
+    def _find(self, connection: sqlite3.Connection, ref: str | AdapterRef) -> tuple[int, Version]:
+        found, _ = versions.find(connection, ref, self._store)
+        return found, versions.select(connection, [("version.id = ?", found)])[0]

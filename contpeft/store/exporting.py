@@ -7,19 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from contpeft.digest import bytes_digest
-from contpeft.errors import UnsupportedError, UsageError
+from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
 from contpeft.store.disk import one_line_errors, whole_folder
 from contpeft.store.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
-from contpeft.store.tensors import entries, join, pack, unpack
+from contpeft.store.tensors import Entry, entries, join, pack, unpack
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Exported", "Profile", "check_target", "faithful", "serving", "write"]
+__all__ = ["Exported", "Profile", "check", "faithful", "serving", "write"]
 
 Profile = Literal["faithful", "serving"]
 
@@ -46,12 +46,16 @@ class Exported:
     bytes: int
 
 
-def check_target(folder: Path) -> None:
-    """Refuses a folder that something is in.
+def check(folder: Path, profile: str, base: object) -> None:
+    """Checks what can be checked before anything is read.
 
     Raises:
-        UsageError: naming it.
+        UsageError: if something is in the folder, there is no such profile, or it needs no base.
     """
+    if profile not in get_args(Profile):
+        raise UsageError(f"no profile {profile!r}{suggest(profile, get_args(Profile))}")
+    if base is not None and profile != "serving":
+        raise UsageError(f"the profile {profile!r} needs no base; leave it out, or ask for 'serving'")
     with one_line_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not empty; name a folder that is new or empty")
@@ -68,13 +72,7 @@ def faithful(version: Version, data: bytes, base_name: str | None) -> dict[str, 
     Raises:
         UnsupportedError: if it holds no adapter of PEFT's.
     """
-    own = [each for each in entries(data) if not each[0].startswith(AdapterState.HEAD_PREFIX)]
-    if not own or "peft_type" not in version.config:
-        raise UnsupportedError(
-            f"{version.ref} is of kind {version.kind!r} and holds no adapter that PEFT could load; "
-            "it cannot be exported to such a folder"
-        )
-    return _files(version, version.config, join(own), data, base_name)
+    return _files(version, version.config, join(_factors(version, data)), data, base_name)
 
 
 def serving(
@@ -92,12 +90,13 @@ def serving(
         base: the model it was trained on, or its folder, where the adapter may leave out some layers.
 
     Raises:
-        UnsupportedError: if engines have no place for it.
+        UnsupportedError: if it holds no adapter of PEFT's, or engines have no place for it.
         UsageError: if ``base`` is needed.
         BaseMismatchError: if the adapter does not fit ``base``.
     """
     from contpeft.adapters import serving_state
 
+    _factors(version, data)
     stored = AdapterState(version.kind, version.config, unpack(data))
     state = serving_state(stored, _modules(stored, base))
     return _files(version, state.config, pack(state.tensors, version.name).data, data, base_name)
@@ -124,6 +123,16 @@ def write(
             _write(partial / name, content)
     size = sum(map(len, files.values()))
     return Exported(version.ref, folder, profile, tuple(sorted(files)), size)
+
+
+def _factors(version: Version, data: bytes) -> list[Entry]:
+    own = [each for each in entries(data) if not each[0].startswith(AdapterState.HEAD_PREFIX)]
+    if not own or "peft_type" not in version.config:
+        raise UnsupportedError(
+            f"{version.ref} is of kind {version.kind!r} and holds no adapter that PEFT could load; "
+            "it cannot be exported to such a folder"
+        )
+    return own
 
 
 def _files(

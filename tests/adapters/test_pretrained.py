@@ -71,6 +71,9 @@ def test_no_class_has_the_modules(folder: Path) -> None:
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no model in .* \(it has no config.json\)"):
         module_tree(tmp_path, ())
+    (tmp_path / "config.json").write_text('{"model_type": "depth_anything"}')
+    with pytest.raises(NotFoundError, match="transformers has no class for a DepthAnythingConfig"):
+        module_tree(tmp_path, ())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(NotFoundError, match=r"no model in "):
         module_tree(tmp_path, ())

@@ -163,8 +163,11 @@ def test_files_are_durable_before_the_folder_has_its_name(
 def test_what_cannot_go_out(line: AdapterStore, tmp_path: Path) -> None:
     statistics = {"head.means": torch.ones(2, 4), "head.counts": torch.ones(2), "head.scatter": torch.eye(4)}
     line.register("means", AdapterState("statistics", {}, statistics), base=BASE)
-    with pytest.raises(UnsupportedError, match="means@1 is of kind 'statistics' and holds no adapter"):
-        line.exchange.export_folder("means", tmp_path / "out")
+    for options in ({}, {"profile": "serving", "base": tmp_path}):
+        with pytest.raises(UnsupportedError, match="means@1 is of kind 'statistics' and holds no adapter"):
+            line.exchange.export_folder("means", tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="the profile 'faithful' needs no base; leave it out"):
+        line.exchange.export_folder("mail", tmp_path / "out", base=tmp_path)
     with pytest.raises(NotFoundError, match="no adapter 'mial'"):
         line.exchange.export_folder("mial", tmp_path / "out")
     with pytest.raises(UsageError, match="no profile 'serve'; did you mean 'serving'"):

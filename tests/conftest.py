@@ -13,6 +13,7 @@ from hypothesis import settings
 # Set before anything imports torch, so that sessions which need no torch need not import it.
 # Processes that tests start inherit them.
 os.environ.update(
+    HF_DEACTIVATE_ASYNC_LOAD="1",
     HF_HUB_OFFLINE="1",
     MKL_NUM_THREADS="1",
     MPLBACKEND="Agg",

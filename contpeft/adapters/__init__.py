@@ -6,9 +6,12 @@ The only room that imports PEFT.
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
-from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head
+from contpeft.adapters.folder import changed_modules, state_from_peft
+from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
+from contpeft.adapters.pretrained import load_base, module_tree
+from contpeft.adapters.serving import serving_state
 from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
 
 __all__ = [
@@ -24,9 +27,15 @@ __all__ = [
     "Rule",
     "StatisticsHead",
     "build_head",
+    "changed_modules",
+    "check_head",
     "check_spec",
     "find_head",
     "find_model",
+    "load_base",
     "method_names",
+    "module_tree",
+    "serving_state",
+    "state_from_peft",
     "tensor_items",
 ]

@@ -7,10 +7,10 @@ from transformers import PreTrainedModel
 
 from contpeft.errors import NotFoundError, SpecError, suggest
 
-__all__ = ["find_head", "find_model", "get_path", "set_path"]
+__all__ = ["HEADS_IN_MODEL", "find_head", "find_model", "get_path", "set_path"]
 
 # How transformers models name their classifier; language-model heads are part of the base.
-_HEADS_IN_MODEL = ("classifier", "score", "qa_outputs", "classification_head")
+HEADS_IN_MODEL = ("classifier", "score", "qa_outputs", "classification_head")
 _HEADS_IN_MODULE = ("head", "classifier", "score")
 
 
@@ -68,7 +68,7 @@ def find_head(module: nn.Module, model: nn.Module, model_path: str, path: str | 
             names = [name for name, _ in module.named_modules() if name]
             raise NotFoundError(f"{type(module).__name__} has no head {path!r}{suggest(path, names)}")
         return path
-    for name in _HEADS_IN_MODEL:
+    for name in HEADS_IN_MODEL:
         if isinstance(getattr(model, name, None), nn.Module):
             return f"{model_path}.{name}" if model_path else name
     for name in _HEADS_IN_MODULE:

@@ -16,7 +16,14 @@ from contpeft.adapters.statistics import StatisticsHead
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import HeadSpec
 
-__all__ = ["ClassHead", "CosineHead", "LinearHead", "build_head", "head_spec"]
+__all__ = ["ClassHead", "CosineHead", "LinearHead", "build_head", "check_head", "head_spec"]
+
+
+_TENSORS: Mapping[str, set[str]] = {
+    "cosine": {"weight"},
+    "linear": {"bias", "weight"},
+    "statistics": {"counts", "means", "scatter"},
+}
 
 
 @runtime_checkable
@@ -104,6 +111,26 @@ def build_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
     raise SpecError(
         f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, ('cosine', 'linear', 'statistics'))}"
     )
+
+
+def check_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Checks a head that comes from elsewhere: its spec and its tensors belong together.
+
+    The shapes of a user's own head (``"own"``) are compared when it is put into the user's module.
+
+    Raises:
+        SpecError: if they do not.
+    """
+    needed = _TENSORS.get(spec.kind)
+    if not tensors or (needed is not None and needed != set(tensors)):
+        names = ", ".join(sorted(tensors)) or "none"
+        raise SpecError(f"a head of kind {spec.kind!r} has other tensors than these: {names}")
+    if spec.kind == "own":
+        return
+    try:
+        build_head(spec, tensors)
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise SpecError(f"the head of kind {spec.kind!r} cannot be built: {error}") from error
 
 
 def head_spec(head: nn.Module, classes: Sequence[str] = ()) -> HeadSpec:

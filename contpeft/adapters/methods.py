@@ -21,7 +21,7 @@ from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targe
 from contpeft.errors import SpecError, UnsupportedError, suggest
 from contpeft.spec import AdapterSpec
 
-__all__ = ["check_spec", "config_from_json", "config_to_json", "make_config", "method_names"]
+__all__ = ["VOLATILE", "check_spec", "config_from_json", "config_to_json", "make_config", "method_names"]
 
 _SHORT_NAMES = {
     "alpha": ("lora_alpha", "alpha"),
@@ -43,7 +43,8 @@ _OUTSIDE: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 _OWN_FORWARD = frozenset({"poly", "shadow", "xlora"})
 
-_VOLATILE = ("base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config")
+# What a configuration on disk says about its surroundings and its use, not about the adapter.
+VOLATILE = ("base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config")
 
 
 def method_names() -> list[str]:
@@ -92,7 +93,7 @@ def make_config(
 
 def config_to_json(config: PeftConfig) -> dict[str, Any]:
     """Returns a PEFT configuration as plain JSON, sets sorted, without what changes between uses."""
-    return {key: _jsonable(value) for key, value in config.to_dict().items() if key not in _VOLATILE}
+    return {key: _jsonable(value) for key, value in config.to_dict().items() if key not in VOLATILE}
 
 
 def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
@@ -108,8 +109,8 @@ def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
     unknown = sorted(set(options) - known)
     if unknown:
         raise SpecError(
-            f"stored configuration has keys this release of PEFT does not know: {', '.join(unknown)}; "
-            "use the release named in the version's environment"
+            f"the configuration has keys this release of PEFT does not know: {', '.join(unknown)}; "
+            "use the release that wrote it (a stored version's environment names it)"
         )
     _check_options(options)
     return config_type(**options)

@@ -247,6 +247,15 @@ class AdaptedModel:
                 "load the base it was trained on"
             )
 
+    def check_fits(self, state: AdapterState) -> None:
+        """Checks that a stored adapter fits: it is put in once and taken out again.
+
+        Raises:
+            SpecError: if it does not fit the model.
+        """
+        with self._set_aside():
+            Attachment.from_state(self.model, state).remove()
+
     def load_head(self, state: AdapterState) -> None:
         """Puts a stored head in place: ours are rebuilt, the user's own gets its tensors back.
 

@@ -7,7 +7,14 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from contpeft.cli import store_change, store_find, store_show, store_transfer, store_upkeep
+from contpeft.cli import (
+    store_change,
+    store_exchange,
+    store_find,
+    store_show,
+    store_transfer,
+    store_upkeep,
+)
 
 __all__ = ["app"]
 
@@ -45,6 +52,10 @@ app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.pa
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)
+app.command(rich_help_panel=EXCHANGE, epilog=store_exchange.EXPORT_EXAMPLES)(store_exchange.export)
+app.command("import", rich_help_panel=EXCHANGE, epilog=store_exchange.IMPORT_EXAMPLES)(
+    store_exchange.import_folder
+)
 app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.BUNDLE_EXAMPLES)(store_transfer.bundle)
 app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.UNBUNDLE_EXAMPLES)(store_transfer.unbundle)
 app.command(rich_help_panel=EXCHANGE, epilog=store_transfer.PUSH_EXAMPLES)(store_transfer.push)

@@ -9,6 +9,7 @@ from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
+from contpeft.store.exporting import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
 from contpeft.store.gc import Collected
@@ -36,10 +37,12 @@ __all__ = [
     "Conflict",
     "Difference",
     "Event",
+    "Exported",
     "Finding",
     "LineUsage",
     "Metric",
     "Policy",
+    "Profile",
     "Pruned",
     "Pushed",
     "Remote",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ from contpeft.errors import UsageError
 from contpeft.store import events, fsck
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database, sqlite_errors
-from contpeft.store.disk import one_line_errors, sync_folder, sync_tree
+from contpeft.store.disk import whole_folder
 from contpeft.store.fsck import Finding
 
 __all__ = ["Backup", "copy"]
@@ -50,19 +47,10 @@ def copy(database: Database, blobs: Blobs, target: Path) -> Backup:
     """
     if target.exists():
         raise UsageError(f"{target} exists; name a folder that does not, and the backup is made there")
-    partial = target.absolute().parent / f".{target.name}-{secrets.token_hex(4)}"
-    copied = Blobs(partial)
-    try:
+    with whole_folder(target) as partial:
+        copied = Blobs(partial)
         copied.make_folders()
-        made = _copy(database, blobs, copied, target, partial)
-        with one_line_errors(target):
-            sync_tree(partial)
-            os.rename(partial, target)
-            sync_folder(target.absolute().parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return made
+        return _copy(database, blobs, copied, target, partial)
 
 
 def _copy(database: Database, blobs: Blobs, copied: Blobs, target: Path, partial: Path) -> Backup:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Final
 
 from contpeft.errors import StoreBusyError
 
-__all__ = ["one_line_errors", "sync_folder", "sync_tree"]
+__all__ = ["one_line_errors", "sync_folder", "sync_tree", "whole_folder"]
 
 _SPACE: Final = "free some space and try again"
 _RIGHTS: Final = "make the folder and its files readable and writable"
@@ -44,6 +46,30 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yields a new folder beside ``target`` that takes its name, durably, when the block is through.
+
+    When the block or the renaming fails, nothing is left of it.
+
+    Raises:
+        StoreBusyError: if it cannot be made or renamed.
+    """
+    place = Path(os.path.abspath(target))
+    partial = place.parent / f".{place.name}-{secrets.token_hex(4)}"
+    try:
+        with one_line_errors(target):
+            partial.mkdir(parents=True)
+        yield partial
+        with one_line_errors(target):
+            sync_tree(partial)
+            os.rename(partial, place)
+            sync_folder(place.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager

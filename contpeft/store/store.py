@@ -27,6 +27,7 @@ from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.drafts import Draft
 from contpeft.store.events import Event
+from contpeft.store.exchange import Exchange
 from contpeft.store.find import Filter, Metric, Sort
 from contpeft.store.inspect import Inspect
 from contpeft.store.loading import load
@@ -91,6 +92,12 @@ class AdapterStore:
     def __reduce__(self) -> tuple[type[AdapterStore], tuple[Path]]:
         # A copy in another process opens its own connections.
         return AdapterStore, (self.path,)
+
+    # Made when asked for: kept, it and the store would keep each other alive.
+    @property
+    def exchange(self) -> Exchange:
+        """Adapters out to the folders of PEFT, and in from them."""
+        return Exchange(self._db, self._blobs, str(self.path), self.register)
 
     def close(self) -> None:
         """Closes the catalogue; the next use opens it again."""

@@ -16,8 +16,9 @@ from contpeft.store import events
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.rows import json_text, parse_json
-from contpeft.store.tensors import count_parameters, foreign_entries
+from contpeft.store.tensors import count_parameters, entries
 from contpeft.store.travelled import Arrived, Bundled, Pushed, Remote
+from contpeft.store.untrusted import check_structure
 
 if TYPE_CHECKING:  # they load pydantic and fsspec, which finding a version must not
     from contpeft.store.records import Pack, VersionRecord
@@ -278,7 +279,8 @@ def check_file(data: bytes, version: VersionRecord, source: str) -> None:
     """
     if (len(data), bytes_digest(data)) != (version.bytes, version.sha256):
         raise IntegrityError(f"{source} has other bytes for {version.ref} than it says; get it again")
-    held = foreign_entries(data, f"the file of {version.ref} in {source}")
+    check_structure(data, f"the file of {version.ref} in {source}")
+    held = list(entries(data))
     if (tensors_digest(held), count_parameters(held)) != (version.fingerprint, version.parameters):
         raise IntegrityError(f"{source} has other tensors for {version.ref} than it says; refused")
 

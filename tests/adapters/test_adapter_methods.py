@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
+from adapters_methods import each_method, quiet, spec
 from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
-from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 
 from contpeft.adapters import AdaptedModel, check_spec, method_names
 from contpeft.adapters.methods import config_from_json, config_to_json, make_config
@@ -19,22 +17,6 @@ from contpeft.digest import canonical_json
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec, AdapterState
 
-# What a method needs on layers 16 wide.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "adalora": {"total_step": 10},
-    "boft": {"boft_block_size": 4},
-    "c3a": {"block_size": 4},
-    "fourierft": {"n_frequency": 20},
-    "miss": {"r": 4},
-    "oft": {"oft_block_size": 4},
-    "psoft": {"r": 4},
-    "road": {"group_size": 4},
-    "shira": {"r": 2},
-    "trainable_tokens": {"token_indices": [1, 2]},
-    "vblora": {"vector_length": 4, "num_vectors": 8, "topk": 2},
-    "vera": {"r": 4},
-    "waveft": {"n_frequency": 20},
-}
 # Starting values that are not the identity, or only up to rounding.
 INEXACT_START = {
     "c3a": 1e-3,
@@ -46,32 +28,7 @@ INEXACT_START = {
     "vblora": 1e-4,
 }
 
-quiet = pytest.mark.filterwarnings(
-    "ignore:Failed to load the CUDA extension:UserWarning",
-    "ignore:Setting boft_n_butterfly_factor to 1:UserWarning",
-    "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
-    "ignore:Unsupported layer type:UserWarning",
-)
-each_method = pytest.mark.parametrize("method", method_names())
-
-
-def spec(method: str) -> AdapterSpec:
-    return AdapterSpec(method, **OPTIONS.get(method, {}))
-
-
-@pytest.fixture(autouse=True)
-def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # BOFT looks for one, and leaves these variables set when there is none.
-    for name, value in {"CC": "gcc", "CXX": "gcc", "TORCH_EXTENSIONS_DIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-
-
-def peft_folder(state: AdapterState, folder: Path) -> Path:
-    """Writes a state the way PEFT stores adapters."""
-    told = {**state.config, "peft_version": peft.__version__}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
-    save_file(state.adapter_tensors(), folder / "adapter_model.safetensors")
-    return folder
+pytestmark = pytest.mark.usefixtures("no_compiler")
 
 
 @quiet
@@ -137,21 +94,6 @@ def test_a_stored_adapter_answers_bit_for_bit_on_a_fresh_model(method: str) -> N
     again = fresh.state()
     assert again.config == state.config
     assert same(again.tensors, state.tensors)
-
-
-@quiet
-@pytest.mark.parametrize(
-    "method", ["lora", "ia3", "vera", "loha", "lokr", "oft", "ln_tuning", "adalora", "hra"]
-)
-def test_peft_reads_what_is_stored(method: str, tmp_path: Path) -> None:
-    model = bert()
-    state = trained(AdaptedModel.of(model), spec(method))
-    oracle = bert()
-    oracle.classifier.load_state_dict(state.head_tensors())
-    theirs = PeftModel.from_pretrained(oracle, peft_folder(state, tmp_path)).eval()
-    assert torch.equal(logits(theirs), logits(model))
-    theirs.save_pretrained(tmp_path / "by-peft", save_embedding_layers=False)
-    assert same(load_file(tmp_path / "by-peft" / "adapter_model.safetensors"), state.adapter_tensors())
 
 
 def test_names_on_disk_are_those_of_peft() -> None:

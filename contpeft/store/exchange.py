@@ -1,0 +1,144 @@
+"""Adapters going out to the folders that PEFT loads, and coming in from them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contpeft.spec import AdapterRef, BaseModel, Version, check_name
+from contpeft.store import exporting, importing, steps, versions
+from contpeft.store.blobs import Blobs
+from contpeft.store.database import Database
+from contpeft.store.exporting import Exported, Profile
+from contpeft.store.provenance import Ancestor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """The traffic between a store and the folders of PEFT, reached as ``store.exchange``.
+
+    Args:
+        database: the catalogue.
+        blobs: the files.
+        store: the store's folder, for messages.
+        register: stores what comes in.
+    """
+
+    def __init__(
+        self, database: Database, blobs: Blobs, store: str, register: Callable[..., Version]
+    ) -> None:
+        """Keeps what it works on."""
+        self._db = database
+        self._blobs = blobs
+        self._store = store
+        self._register = register
+
+    def export_folder(
+        self,
+        ref: str | AdapterRef,
+        folder: str | os.PathLike[str],
+        *,
+        profile: Profile = "faithful",
+        base: nn.Module | str | os.PathLike[str] | None = None,
+        base_name: str | None = None,
+    ) -> Exported:
+        """Writes a version to a folder that ``PeftModel.from_pretrained`` loads; whole or not at all.
+
+        Its own folder ``contpeft/`` beside PEFT's files keeps where it comes from, and its head; PEFT reads
+        neither, and :meth:`import_folder` brings all of it back.
+
+        Args:
+            ref: the version.
+            folder: new or empty.
+            profile: ``"faithful"`` is what was trained. ``"serving"`` is one rank, no scaling and factors
+                for every layer of a type, which all engines read alike; LoRA only.
+            base: for ``"serving"``: the model it was trained on or its folder, of which names and shapes
+                alone are read; needed when the targets are more than module types.
+            base_name: what the folder calls the base; the store's name for it when None.
+
+        Raises:
+            NotFoundError: if there is no such version.
+            UsageError: if something is in the folder, or ``base`` is needed.
+            UnsupportedError: if PEFT, or an engine, has no place for what the version holds.
+            BaseMismatchError: if the adapter does not fit ``base``.
+            IntegrityError: if the stored file is missing or damaged.
+            StoreBusyError: if the folder cannot be written.
+        """
+        target = Path(folder)
+        exporting.check(target, profile, base)
+        with self._db.read() as connection:
+            version_id, version = self._find(connection, ref)
+            scores = steps.scores_of_version(connection, version_id)
+            parents = [
+                Ancestor(parent, self._find(connection, parent.ref)[1].fingerprint)
+                for parent in version.parents
+            ]
+        data = self._blobs.read(version.sha256, f"version {version.ref!r} in {self._store}")
+        if profile == "faithful":
+            files = exporting.faithful(version, data, base_name)
+        else:
+            files = exporting.serving(version, data, base_name, base)
+        return exporting.write(target, version, files, parents, scores, profile)
+
+    def import_folder(
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        *,
+        task: str | None = None,
+        base: BaseModel | nn.Module | str | os.PathLike[str] | None = None,
+    ) -> Version:
+        """Stores the adapter in a folder of PEFT's or :meth:`export_folder`'s as a version.
+
+        Nothing is taken on trust: every tensor must be a factor of the method or of a declared head,
+        every factor must be there, and no pickle is read. With a model at hand the adapter is attached
+        to it once, which also tells of layers that are left out. The same folder gives the same version.
+
+        Args:
+            folder: it holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+            name: the adapter of which it becomes a version.
+            task: the task after which this is the state; what the folder says when None.
+            base: the model it was trained on, its folder, or its identity (``store.show(ref).base``);
+                what the folder says when None.
+
+        Returns:
+            The catalogue entry; its origin is ``"imported"``, its parents are those that are in this
+            store, and its recipe keeps what else is known.
+
+        Raises:
+            NotFoundError: if there is no adapter in the folder.
+            UsageError: if nothing says which base it is.
+            BaseMismatchError: if it was trained on another base.
+            SpecError: if configuration and tensors do not belong together.
+            UnsupportedError: if it is a pickle, or of a kind that contpeft does not attach.
+            IntegrityError: if a file is malformed, or not the one that was exported.
+        """
+        check_name(name)
+        found = importing.read(Path(folder))
+        given = Path(base) if isinstance(base, str | os.PathLike) else base
+        told = importing.told_base(found, given)
+        with self._db.read() as connection:
+            parents = importing.known_parents(connection, found)
+        known = found.provenance
+        return self._register(
+            name,
+            found.state,
+            base=told,
+            origin="imported",
+            parents=parents,
+            recipe=found.recipe,
+            task=task or (known.task if known else None),
+            data=known.data if known else None,
+            seconds=known.seconds if known else None,
+        )
+
+    def _find(self, connection: sqlite3.Connection, ref: str | AdapterRef) -> tuple[int, Version]:
+        found, _ = versions.find(connection, ref, self._store)
+        return found, versions.select(connection, [("version.id = ?", found)])[0]

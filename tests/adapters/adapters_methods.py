@@ -1,0 +1,38 @@
+"""Every method that is a set of layers, as tests on layers 16 wide make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from contpeft.adapters import method_names
+from contpeft.spec import AdapterSpec
+
+# What a method needs on layers 16 wide.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adalora": {"total_step": 10},
+    "boft": {"boft_block_size": 4},
+    "c3a": {"block_size": 4},
+    "fourierft": {"n_frequency": 20},
+    "miss": {"r": 4},
+    "oft": {"oft_block_size": 4},
+    "psoft": {"r": 4},
+    "road": {"group_size": 4},
+    "shira": {"r": 2},
+    "trainable_tokens": {"token_indices": [1, 2]},
+    "vblora": {"vector_length": 4, "num_vectors": 8, "topk": 2},
+    "vera": {"r": 4},
+    "waveft": {"n_frequency": 20},
+}
+quiet = pytest.mark.filterwarnings(
+    "ignore:Failed to load the CUDA extension:UserWarning",
+    "ignore:Setting boft_n_butterfly_factor to 1:UserWarning",
+    "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
+    "ignore:Unsupported layer type:UserWarning",
+)
+each_method = pytest.mark.parametrize("method", method_names())
+
+
+def spec(method: str) -> AdapterSpec:
+    return AdapterSpec(method, **OPTIONS.get(method, {}))

@@ -191,5 +191,7 @@ def _print_arrived(arrived: Arrived, source: str, *, dry_run: bool, as_json: boo
         hint(f"{there} of {source} is {here} here: that name and number mean another version")
     for conflict in arrived.conflicts:
         hint(f"conflict: {conflict.subject} is {conflict.here} here and {conflict.there} in {source}; kept")
+    for ref in arrived.healed:
+        hint(f"{ref} has its file again")
     counts = f"{len(arrived.versions)} versions, {arrived.scores} scores, {len(arrived.aliases)} aliases"
     hint(f"{'would take' if dry_run else 'took'} {counts} from {source}")

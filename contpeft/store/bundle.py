@@ -54,9 +54,9 @@ class Bundle:
         for name in sizes.keys() - self._members.keys():
             raise IntegrityError(f"{path} lacks {name}, which its {_PACK} lists; get it again")
 
-    def read(self, version: VersionRecord) -> bytes:
-        """Returns the bytes of a version's file, not yet checked."""
-        return self._bytes(self._members[_name(version.sha256)])
+    def read(self, sha256: str) -> bytes:
+        """Returns the bytes of a file, not yet checked."""
+        return self._bytes(self._members[_name(sha256)])
 
     def _check(self, member: tarfile.TarInfo, most: int) -> None:
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():

@@ -6,13 +6,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from contpeft.digest import bytes_digest, tensors_digest
 from contpeft.errors import IntegrityError, NotFoundError, SpecError, StoreBusyError, suggest
-from contpeft.spec import check_name
-from contpeft.store import events
+from contpeft.spec import Version, check_name
+from contpeft.store import events, versions
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.rows import json_text, parse_json
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # they load pydantic and fsspec, which finding a version must
     from contpeft.store.remote import RemoteFolder
 
 __all__ = ["Transfer"]
+
+Item = TypeVar("Item")
 
 
 class Transfer:
@@ -79,8 +82,10 @@ class Transfer:
         with bundle.read(Path(source)) as opened:
             # All of it is checked before anything is written.
             for version in opened.pack.versions:
-                check_file(opened.read(version), version, str(source))
-            return self._take([opened.pack], opened.read, str(source), dry_run=dry_run)
+                check_file(opened.read(version.sha256), version, str(source))
+            return self._take(
+                [opened.pack], lambda version: opened.read(version.sha256), str(source), dry_run=dry_run
+            )
 
     def add_remote(self, name: str, url: str) -> Remote:
         """Gives a shared folder a name in this store.
@@ -179,17 +184,31 @@ class Transfer:
             merged = {row["sha256"] for row in connection.execute("SELECT sha256 FROM pack WHERE merged")}
         new = [sha256 for sha256 in folder.packs() if sha256 not in merged]
         packs = [Pack.parse(folder.read_pack(sha256), f"{folder.url}/packs/{sha256}") for sha256 in new]
+        lost = self._lost(folder)
 
-        def read(version: VersionRecord) -> bytes:
+        def read(version: Stored) -> bytes:
             data = folder.read_blob(version.sha256)
             check_file(data, version, folder.url)
             return data
 
-        arrived = self._take(packs, read, folder.url, dry_run=dry_run, at_once=folder.at_once)
+        arrived = self._take(packs, read, folder.url, dry_run=dry_run, at_once=folder.at_once, lost=lost)
         if not dry_run:
             for sha256, pack in zip(new, packs, strict=True):
                 self._remember(sha256, pack, merged=True)
         return arrived
+
+    def _lost(self, folder: RemoteFolder) -> list[Version]:
+        """Returns the versions here whose file is gone, and is in a remote."""
+        with self._db.read() as connection:
+            files = connection.execute(
+                "SELECT sha256, bytes FROM blob WHERE sha256 IN (SELECT sha256 FROM version)"
+            )
+            gone = {row["sha256"] for row in files if not self._blobs.present(row["sha256"], row["bytes"])}
+            there = sorted(gone & folder.blobs().keys()) if gone else []
+            named = json_text(there, "digests")
+            return versions.select(
+                connection, [("version.sha256 IN (SELECT value FROM json_each(?))", named)]
+            )
 
     def _pack(self, refs: Sequence[str]) -> Pack:
         from contpeft.store import packing
@@ -241,29 +260,34 @@ class Transfer:
     def _take(
         self,
         packs: Sequence[Pack],
-        read: Callable[[VersionRecord], bytes],
+        read: Callable[[Stored], bytes],
         source: str,
         *,
         dry_run: bool,
         at_once: int = 1,
+        lost: Sequence[Stored] = (),
     ) -> Arrived:
         """Gets the files that are not here, then writes all rows in one transaction."""
         from contpeft.store import arrival
 
-        with self._db.read() as connection:
-            new = arrival.missing(connection, packs)
+        sent = [version for pack in packs for version in pack.versions]
+        needed: dict[str, Stored] = {
+            v.sha256: v for v in (*lost, *sent) if not self._blobs.intact(v.sha256, v.bytes)
+        }
         if not dry_run:
-            needed = {v.sha256: v for v in new if not self._blobs.intact(v.sha256, v.bytes)}
+            self._blobs.make_folders()
             _in_parallel(at_once, needed.values(), lambda v: self._blobs.put(read(v), v.sha256))
         with self._db.write(keep=not dry_run) as connection:
+            healed = versions.holding(connection, needed)
+            for ref in healed:
+                events.record(connection, "version.healed", ref, source=source)
             if not dry_run:
-                self._check_present(new)
+                self._check_present(arrival.missing(connection, packs))
             arrived = arrival.merge(connection, packs, str(self._path), source)
-            events.record(connection, "store.merged", source, versions=len(arrived.versions))
-        return arrived
+        return replace(arrived, healed=tuple(healed))
 
-    def _check_present(self, versions: Iterable[VersionRecord]) -> None:
-        for version in versions:
+    def _check_present(self, new: Iterable[VersionRecord]) -> None:
+        for version in new:
             if not self._blobs.present(version.sha256, version.bytes):
                 raise StoreBusyError(
                     f"the file of {version.ref} vanished from {self._path}/blobs while others came; "
@@ -271,7 +295,22 @@ class Transfer:
                 )
 
 
-def check_file(data: bytes, version: VersionRecord, source: str) -> None:
+class Stored(Protocol):
+    """A version, as far as its file is concerned."""
+
+    @property
+    def ref(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+
+
+def check_file(data: bytes, version: Stored, source: str) -> None:
     """Checks that a file is what its version says, whoever sent it.
 
     Raises:
@@ -285,11 +324,9 @@ def check_file(data: bytes, version: VersionRecord, source: str) -> None:
         raise IntegrityError(f"{source} has other tensors for {version.ref} than it says; refused")
 
 
-def _in_parallel(
-    at_once: int, versions: Iterable[VersionRecord], act: Callable[[VersionRecord], object]
-) -> None:
+def _in_parallel(at_once: int, items: Iterable[Item], act: Callable[[Item], object]) -> None:
     with ThreadPoolExecutor(at_once) as pool:
-        for done in [pool.submit(act, version) for version in versions]:
+        for done in [pool.submit(act, item) for item in items]:
             done.result()
 
 

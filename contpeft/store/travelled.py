@@ -35,6 +35,7 @@ class Arrived:
         scores: how many scores are new here.
         aliases: ``name@alias`` of the aliases that moved.
         conflicts: what stayed as it was here though it is another thing there.
+        healed: ``name@n`` of the versions that were here and whose missing or damaged files came.
     """
 
     versions: tuple[str, ...]
@@ -43,6 +44,7 @@ class Arrived:
     scores: int
     aliases: tuple[str, ...]
     conflicts: tuple[Conflict, ...]
+    healed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,23 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from contpeft.digest import canonical_json
 from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, BaseModel, HeadSpec, Parent, Version
 from contpeft.store.rows import parse_json
 
-__all__ = ["FROM", "adapter_id", "aliases", "children", "find", "names", "refs_to_ids", "select", "spelling"]
+__all__ = [
+    "FROM",
+    "adapter_id",
+    "aliases",
+    "children",
+    "find",
+    "holding",
+    "names",
+    "refs_to_ids",
+    "select",
+    "spelling",
+]
 
 FROM: Final = """
     FROM version
@@ -137,6 +149,19 @@ def children(connection: sqlite3.Connection, version_id: int) -> list[str]:
         ORDER BY version.id
         """,
         (version_id,),
+    )
+    return [row["ref"] for row in rows]
+
+
+def holding(connection: sqlite3.Connection, digests: Iterable[str]) -> list[str]:
+    """Returns the ``name@n`` of the versions whose files these are, oldest first."""
+    rows = connection.execute(
+        """
+        SELECT adapter.name || '@' || version.n AS ref
+        FROM version JOIN adapter ON adapter.id = version.adapter_id
+        WHERE version.sha256 IN (SELECT value FROM json_each(?)) ORDER BY version.id
+        """,
+        (canonical_json(sorted(digests)),),
     )
     return [row["ref"] for row in rows]
 

@@ -47,6 +47,7 @@ def test_bundle_and_unbundle(call: Call, tmp_path: Path) -> None:
         "scores": 0,
         "aliases": [],
         "conflicts": [],
+        "healed": [],
         "dry_run": True,
     }
     assert err == f"would take 0 versions, 0 scores, 0 aliases from {file}\n"

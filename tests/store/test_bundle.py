@@ -87,6 +87,18 @@ def test_a_dry_run_tells_all_and_does_nothing(bundle: Path, store: AdapterStore)
     assert store.transfer.unbundle(bundle) == told
 
 
+def test_a_bundle_brings_back_lost_and_damaged_files(bundle: Path, store: AdapterStore) -> None:
+    store.transfer.unbundle(bundle)
+    lost, torn = (store._blobs.path(store.show(ref).sha256) for ref in ("both@1", "demo.ewc@1"))
+    lost.unlink()
+    torn.chmod(0o644)
+    torn.write_bytes(b"x" * torn.stat().st_size)
+    arrived = store.transfer.unbundle(bundle)
+    assert (arrived.versions, set(arrived.healed)) == ((), {"both@1", "demo.ewc@1"})
+    assert audit(store.path) == []
+    assert store.transfer.unbundle(bundle).healed == ()
+
+
 def test_what_is_asked_wrongly(sent: AdapterStore, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"all.tar exists; name a file that does not"):
         sent.transfer.bundle(bundle)

@@ -227,6 +227,17 @@ def test_a_torn_file_is_sent_again(tmp_path: Path, url: str) -> None:
     assert content(b) == content(a)
 
 
+def test_lost_files_come_back(tmp_path: Path, url: str) -> None:
+    a = fill(tmp_path / "a")
+    a.transfer.add_remote("hub", url)
+    a.transfer.push("hub", ["demo.ewc"])
+    for ref in ("demo.ewc@1", "both@1"):
+        a._blobs.path(a.show(ref).sha256).unlink()
+    assert a.transfer.pull("hub", dry_run=True).healed == ("demo.ewc@1",)
+    assert a.transfer.pull("hub").healed == ("demo.ewc@1",)
+    assert audit(a.path) == ["dangling: both@1"]
+
+
 def test_a_pack_with_other_bytes_is_refused(tmp_path: Path) -> None:
     a, b = fill(tmp_path / "a"), joined(tmp_path / "b", str(tmp_path / "hub"))
     a.transfer.add_remote("hub", str(tmp_path / "hub"))

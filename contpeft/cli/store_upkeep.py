@@ -23,7 +23,7 @@ from contpeft.cli.options import (
     parse_share,
 )
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
-from contpeft.errors import IntegrityError
+from contpeft.errors import IntegrityError, UsageError
 from contpeft.store import Finding, Metric, Policy, Removed
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
 RM_EXAMPLES: Final = examples(
     "contpeft store rm billing@3",
     "contpeft store rm billing@3 billing@4 --dry-run",
-    "contpeft store rm billing@3 billing@4 --yes --json",
+    "contpeft store rm --run quickstart --yes",
 )
 PRUNE_EXAMPLES: Final = examples(
     "contpeft store prune --keep-last 3 --dry-run",
@@ -69,18 +69,24 @@ FINDINGS: Final[tuple[Column[Finding], ...]] = (
 
 
 def rm(
-    refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Versions.", autocompletion=complete)],
+    refs: Annotated[
+        list[str] | None, typer.Argument(metavar="[REF]...", help="Versions.", autocompletion=complete)
+    ] = None,
     store: StorePath = DEFAULT_STORE,
+    run: Annotated[str | None, typer.Option(help="A run, with its scores and the versions it made.")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove versions that nothing needs; gc frees the files."""
+    """Remove versions or a run that nothing needs; gc frees the files."""
+    if bool(refs) == bool(run):
+        raise UsageError("name the versions to remove, or a run by --run")
     with open_store(store) as opened:
-        removed = opened.upkeep.remove(refs, dry_run=True)
+        upkeep = opened.upkeep
+        removed = upkeep.remove_run(run, dry_run=True) if run else upkeep.remove(refs or (), dry_run=True)
         if not dry_run:
             _ask_to_remove(removed, yes=yes)
-            removed = opened.upkeep.remove(removed.refs)
+            removed = upkeep.remove_run(run) if run else upkeep.remove(removed.refs)
     _print_removed(removed, {}, dry_run=dry_run, as_json=as_json)
 
 

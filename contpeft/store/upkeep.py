@@ -55,6 +55,20 @@ class Upkeep:
         with self._db.write() as connection:
             return removal.remove(connection, refs, str(self._path), dry_run=dry_run)
 
+    def remove_run(self, run: str, *, dry_run: bool = False) -> Removed:
+        """Removes a run with its steps, its scores and the versions it made; :meth:`gc` frees the files.
+
+        Args:
+            run: its name.
+            dry_run: only say what would go.
+
+        Raises:
+            NotFoundError: if there is no such run.
+            UsageError: if an alias, another run's step or a version that stays needs one of them.
+        """
+        with self._db.write() as connection:
+            return removal.remove_run(connection, run, str(self._path), dry_run=dry_run)
+
     def prune(
         self, policy: Policy, name: str | None = None, *, everything: bool = False, dry_run: bool = False
     ) -> Pruned:

@@ -197,9 +197,23 @@ def test_rm(call: Call, filled: AdapterStore) -> None:
     assert out == "both@1\nmail@1\n"
     assert err.startswith("removed 2 versions, 560 bytes; undo: register them again")
     assert [version.ref for version in filled.versions()] == ["billing@2", "billing@1"]
+    nothing = call("store", "rm", "--yes")
+    assert (nothing.exit_code, nothing.stderr) == (
+        2,
+        "error: name the versions to remove, or a run by --run\n",
+    )
     refused = call("store", "rm", "billing@1", "--yes")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "must stay: billing@2 was made from it" in refused.stderr
+
+
+def test_rm_a_run(call: Call, filled: AdapterStore) -> None:
+    out, err = told(call("store", "rm", "both", "--yes"))
+    out, err = told(call("store", "rm", "--run", "demo", "--dry-run"))
+    assert (out, err.split(",")[0]) == ("billing@2\n", "would remove 1 versions")
+    out, _ = told(call("store", "rm", "--run", "demo", "--yes", "--json"))
+    assert json.loads(out)["refs"] == ["billing@2"]
+    assert (filled.runs(), filled.scores(), filled.steps("demo")) == ([], [], [])
 
 
 @pytest.mark.parametrize("command", ["rm mail", "prune --keep-last 1 --everything", "gc --grace 0"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from store_audit import audit
+from store_exchange import learn
 from store_workers import BASE, make_state
 
 from contpeft.errors import NotFoundError, UsageError
@@ -97,3 +98,30 @@ def test_all_or_nothing(lines: AdapterStore) -> None:
     with pytest.raises(NotFoundError):
         lines.upkeep.remove(["line@3", "nobody"])
     assert len(refs(lines)) == 5
+
+
+def test_a_run_goes_whole(store: AdapterStore) -> None:
+    learn(store)
+    learn(store, run="other", shift=1)
+    store.aliases.set("demo.ewc@1", "champion")
+    with pytest.raises(UsageError, match=r"'demo.ewc@1' in .* must stay: alias demo.ewc@champion stands for"):
+        store.upkeep.remove_run("demo")
+    store.aliases.remove("demo.ewc", "champion")
+    child = store.register("child", make_state(50), base=BASE, parents=[Parent("demo.ewc@2")])
+    with pytest.raises(UsageError, match=r"'demo.ewc@2' in .* must stay: child@1 was made from it"):
+        store.upkeep.remove_run("demo")
+    store.upkeep.remove([child.ref])
+    with pytest.raises(NotFoundError, match=r"no run 'dem' in .*; did you mean 'demo'\?"):
+        store.upkeep.remove_run("dem")
+    told = store.upkeep.remove_run("demo", dry_run=True)
+    assert len(store.runs()) == 2
+    assert store.upkeep.remove_run("demo") == told
+    assert told.refs == ("demo.ewc@1", "demo.ewc@2")
+    assert [run.name for run in store.runs()] == ["other"]
+    assert {score.run for score in store.scores()} == {"other"}
+    assert [version.name for version in store.versions()] == ["other.ewc"] * 2
+    assert store.events("demo")[-1].action == "run.removed"
+    assert store.events("demo")[-1].detail["seed"] == 0
+    learn(store, steps=0)
+    assert store.register("demo.ewc", make_state(0), base=BASE, run="demo").ref == "demo.ewc@3"
+    assert audit(store.path) == []

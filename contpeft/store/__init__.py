@@ -9,7 +9,7 @@ from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
-from contpeft.store.exporting import Exported, Profile
+from contpeft.store.exchange import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
 from contpeft.store.gc import Collected
@@ -20,7 +20,7 @@ from contpeft.store.removal import Removed
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.store import AdapterStore
-from contpeft.store.travelled import Arrived, Bundled, Conflict, Pushed, Remote
+from contpeft.store.transfer import Arrived, Bundled, Conflict, Pushed, Remote
 from contpeft.store.usage import LineUsage, Usage
 
 __all__ = [

@@ -13,7 +13,7 @@ from contpeft.store.database import Database
 from contpeft.store.rows import insert_row, json_text
 
 if TYPE_CHECKING:  # it loads pydantic
-    from contpeft.store.records import AliasRecord
+    from contpeft.store.transfer.records import AliasRecord
 
 __all__ = ["AliasChange", "Aliases", "arrive"]
 

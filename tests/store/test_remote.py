@@ -21,7 +21,7 @@ from store_workers import BASE, acknowledged, make_state, push_for_ever, push_ma
 
 from contpeft.errors import IntegrityError, NotFoundError, SpecError, StoreBusyError, UsageError
 from contpeft.store import AdapterStore, Remote
-from contpeft.store.remote import RemoteFolder
+from contpeft.store.transfer.remote import RemoteFolder
 
 
 def answers(port: int) -> bool:

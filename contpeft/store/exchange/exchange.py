@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contpeft.spec import AdapterRef, BaseModel, Version, check_name
-from contpeft.store import exporting, importing, steps, versions
+from contpeft.store import steps, versions
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
-from contpeft.store.exporting import Exported, Profile
-from contpeft.store.provenance import Ancestor
+from contpeft.store.exchange import exporting, importing
+from contpeft.store.exchange.exporting import Exported, Profile
+from contpeft.store.exchange.provenance import Ancestor
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,12 +18,12 @@ from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.rows import json_text, parse_json
 from contpeft.store.tensors import count_parameters, entries
-from contpeft.store.travelled import Arrived, Bundled, Pushed, Remote
+from contpeft.store.transfer.results import Arrived, Bundled, Pushed, Remote
 from contpeft.store.untrusted import check_structure
 
 if TYPE_CHECKING:  # they load pydantic and fsspec, which finding a version must not
-    from contpeft.store.records import Pack, VersionRecord
-    from contpeft.store.remote import RemoteFolder
+    from contpeft.store.transfer.records import Pack, VersionRecord
+    from contpeft.store.transfer.remote import RemoteFolder
 
 __all__ = ["Transfer"]
 
@@ -60,7 +60,7 @@ class Transfer:
             UsageError: if there is something at ``target``.
             IntegrityError: if a version's file is missing or damaged.
         """
-        from contpeft.store import bundle
+        from contpeft.store.transfer import bundle
 
         pack, path = self._pack(refs), Path(target)
         size = bundle.write(path, pack, self._blobs)
@@ -77,7 +77,7 @@ class Transfer:
             UsageError: if there is no such file.
             IntegrityError: if it is no bundle, or anything in it is not what it says.
         """
-        from contpeft.store import bundle
+        from contpeft.store.transfer import bundle
 
         with bundle.read(Path(source)) as opened:
             # All of it is checked before anything is written.
@@ -99,7 +99,7 @@ class Transfer:
             SpecError: if there is a remote of that name.
             UsageError: if nothing installed knows the address.
         """
-        from contpeft.store.remote import RemoteFolder
+        from contpeft.store.transfer.remote import RemoteFolder
 
         check_name(name, "remote")
         RemoteFolder(url)
@@ -177,7 +177,7 @@ class Transfer:
             StoreBusyError: if the remote cannot be used.
             IntegrityError: if something there is not what was pushed.
         """
-        from contpeft.store.records import Pack
+        from contpeft.store.transfer.records import Pack
 
         folder = self._folder(remote)
         with self._db.read() as connection:
@@ -211,13 +211,13 @@ class Transfer:
             )
 
     def _pack(self, refs: Sequence[str]) -> Pack:
-        from contpeft.store import packing
+        from contpeft.store.transfer import packing
 
         with self._db.read() as connection:
             return packing.pack(connection, refs, str(self._path))
 
     def _folder(self, name: str) -> RemoteFolder:
-        from contpeft.store.remote import RemoteFolder
+        from contpeft.store.transfer.remote import RemoteFolder
 
         with self._db.read() as connection:
             return RemoteFolder(self._url(connection, name))
@@ -233,7 +233,7 @@ class Transfer:
 
     def _known(self, folder: RemoteFolder) -> set[str]:
         """Returns the names of all records a remote has; only packs never seen before are read."""
-        from contpeft.store.records import Pack
+        from contpeft.store.transfer.records import Pack
 
         there = folder.packs()
         with self._db.read() as connection:
@@ -268,7 +268,7 @@ class Transfer:
         lost: Sequence[Stored] = (),
     ) -> Arrived:
         """Gets the files that are not here, then writes all rows in one transaction."""
-        from contpeft.store import arrival
+        from contpeft.store.transfer import arrival
 
         sent = [version for pack in packs for version in pack.versions]
         needed: dict[str, Stored] = {

@@ -13,7 +13,7 @@ from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
 from contpeft.store.disk import one_line_errors, whole_folder
-from contpeft.store.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
+from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import Entry, entries, join, pack, unpack
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contpeft.errors import BaseMismatchError, IntegrityError, NotFoundError, SpecError, UsageError, suggest
 from contpeft.spec import AdapterState, BaseModel, Parent
 from contpeft.store.disk import one_line_errors
-from contpeft.store.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Provenance
+from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Provenance
 from contpeft.store.untrusted import read_json, read_tensors, refuse_pickle
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Folder:
 
 
 def read(path: Path) -> Folder:
-    """Returns what is in a folder, which PEFT or :func:`contpeft.store.exporting.write` wrote.
+    """Returns what is in a folder, which PEFT or :func:`contpeft.store.exchange.exporting.write` wrote.
 
     Raises:
         NotFoundError: if there is no such folder or no adapter in it.

@@ -16,7 +16,10 @@ from contpeft.digest import json_digest
 from contpeft.errors import IntegrityError
 from contpeft.spec import BaseModel, Parent, Score, Task, composition_from_json
 from contpeft.store import aliases, entry, events, runs, steps, tags, versions
-from contpeft.store.records import (
+from contpeft.store.rows import json_text
+from contpeft.store.runs import Run
+from contpeft.store.steps import Step
+from contpeft.store.transfer.records import (
     AliasRecord,
     Pack,
     RunRecord,
@@ -25,10 +28,7 @@ from contpeft.store.records import (
     TagsRecord,
     VersionRecord,
 )
-from contpeft.store.rows import json_text
-from contpeft.store.runs import Run
-from contpeft.store.steps import Step
-from contpeft.store.travelled import Arrived, Conflict
+from contpeft.store.transfer.results import Arrived, Conflict
 
 __all__ = ["merge", "missing"]
 

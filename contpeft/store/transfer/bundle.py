@@ -18,7 +18,7 @@ from typing import IO, Final
 from contpeft.errors import IntegrityError, UsageError
 from contpeft.store.blobs import Blobs
 from contpeft.store.disk import one_line_errors, sync_folder
-from contpeft.store.records import Pack, VersionRecord
+from contpeft.store.transfer.records import Pack, VersionRecord
 
 __all__ = ["Bundle", "read", "write"]
 

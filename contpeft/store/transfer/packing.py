@@ -10,7 +10,10 @@ from typing import Final
 
 from contpeft.spec import Score, Version
 from contpeft.store import runs, steps, tags, versions
-from contpeft.store.records import (
+from contpeft.store.rows import json_text
+from contpeft.store.runs import Run
+from contpeft.store.steps import Step
+from contpeft.store.transfer.records import (
     AliasMove,
     AliasRecord,
     BaseRecord,
@@ -23,9 +26,6 @@ from contpeft.store.records import (
     TaskRecord,
     VersionRecord,
 )
-from contpeft.store.rows import json_text
-from contpeft.store.runs import Run
-from contpeft.store.steps import Step
 
 __all__ = ["pack"]
 

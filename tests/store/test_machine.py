@@ -143,6 +143,29 @@ class StoreMachine(RuleBasedStateMachine):
         assert files == set(self.digests.values())
 
     @rule()
+    def travel(self) -> None:
+        """What went out comes in as it was, and changes nothing where it already is."""
+        file, copy = self.folder / "all.tar", AdapterStore(self.folder / "copy")
+        self.store.transfer.bundle(file)
+        copy.transfer.unbundle(file)
+        assert {v.ref: v for v in copy.versions()} == {v.ref: v for v in self.store.versions()}
+        assert (copy.aliases.of(), copy.tags.of()) == (self.store.aliases.of(), self.store.tags.of())
+        again = self.store.transfer.unbundle(file)
+        assert (again.versions, again.aliases, again.conflicts) == ((), (), ())
+        copy.close()
+        file.unlink()
+        shutil.rmtree(copy.path)
+
+    @rule(ref=refs)
+    def lose_and_recover(self, ref: str) -> None:
+        if ref in self.digests:
+            file = self.folder / "one.tar"
+            self.store.transfer.bundle(file, [ref])
+            self.store._blobs.path(self.digests[ref]).unlink()
+            assert ref in self.store.transfer.unbundle(file).healed
+            file.unlink()
+
+    @rule()
     def reopen(self) -> None:
         self.store.close()
         self.store = AdapterStore(self.store.path, create=False)

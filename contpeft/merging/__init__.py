@@ -1,0 +1,36 @@
+"""Exact algebra of low-rank updates: pure functions on their factors, no model, no files.
+
+Nothing here ever makes a dense ``d_out x d_in`` matrix; costs are ``O(d R^2 + R^3)`` for updates whose
+ranks add up to ``R``.
+"""
+
+from __future__ import annotations
+
+from contpeft.merging.budget import rank_for_energy, water_fill
+from contpeft.merging.compare import (
+    cosines,
+    distance,
+    energy_inside,
+    gram,
+    inner,
+    principal_cosines,
+    principal_sines,
+)
+from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
+
+__all__ = [
+    "Update",
+    "balanced_factors",
+    "canonical",
+    "combine",
+    "cosines",
+    "distance",
+    "energy_inside",
+    "gram",
+    "inner",
+    "principal_cosines",
+    "principal_sines",
+    "rank_for_energy",
+    "truncated",
+    "water_fill",
+]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contpeft.digest import bytes_digest, tensors_digest
+from contpeft.digest import tensors_digest
 from contpeft.errors import IntegrityError, SpecError, TrainingError
 from contpeft.spec import AdapterState
 
@@ -21,9 +21,10 @@ __all__ = [
     "Entry",
     "Payload",
     "count_parameters",
+    "describe",
     "entries",
     "foreign_entries",
-    "pack",
+    "serialize",
     "unpack",
     "unpack_file",
 ]
@@ -35,8 +36,6 @@ _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]+\Z")
 _DTYPES = frozenset(
     "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
 )
-
-
 _SPELLED = frozenset("F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL".split())  # noqa: SIM905
 MAX_HEADER_BYTES = 8_000_000
 
@@ -61,7 +60,7 @@ class Payload:
     parameters: int
 
 
-def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
+def serialize(tensors: Mapping[str, Any], owner: str) -> bytes:
     """Returns ``tensors`` as a safetensors file.
 
     Args:
@@ -72,27 +71,35 @@ def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
         SpecError: if there is no tensor, or one has a name or a type that cannot be stored.
         TrainingError: if a value is NaN or infinite.
     """
-    import torch
     from safetensors.torch import save
 
     if not tensors:
         raise SpecError(f"adapter {owner!r} has no tensors; there is nothing to store")
-    copies: dict[str, torch.Tensor] = {}
+    plain: dict[str, torch.Tensor] = {}
+    memories: set[int] = set()
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, owner)
-        copies[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-    data = save(copies, metadata=_METADATA)
+        # Copied only where safetensors refuses the memory: it is elsewhere, scattered or shared.
+        here = tensor.detach().to("cpu").contiguous()
+        memory = here.untyped_storage().data_ptr()
+        plain[name] = here.clone() if memory in memories else here
+        memories.add(memory)
+    return save(plain, metadata=_METADATA)
+
+
+def describe(data: bytes, sha256: str) -> Payload:
+    """Returns a file that :func:`serialize` made, with what its tensors say of it.
+
+    Args:
+        data: the file.
+        sha256: digest of ``data``.
+    """
     held = list(entries(data))
-    return Payload(
-        data=data,
-        sha256=bytes_digest(data),
-        fingerprint=tensors_digest(held),
-        parameters=count_parameters(held),
-    )
+    return Payload(data, sha256, tensors_digest(held), count_parameters(held))
 
 
 def unpack(data: bytes) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a safetensors file held in memory, written by :func:`pack`."""
+    """Returns the tensors of a safetensors file held in memory, written by :func:`serialize`."""
     from safetensors.torch import load
 
     return load(data)
@@ -124,12 +131,21 @@ def _check_tensor(name: str, tensor: Any, owner: str) -> None:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise SpecError(f"{where} is {dtype}, which cannot be stored; convert it to float32")
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not _is_finite(tensor):
         count = int((~torch.isfinite(tensor)).sum())
         raise TrainingError(
             f"{where} has {count} of {tensor.numel()} values that are NaN or infinite; "
             "a version must be usable: lower the learning rate or clip gradients, and train again"
         )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    import torch
+
+    if not tensor.is_floating_point() or math.isfinite(tensor.detach().sum().item()):
+        return True
+    # One NaN or infinite value makes the sum so, six times as fast; large values may do it too.
+    return bool(torch.isfinite(tensor).all())
 
 
 def entries(data: bytes) -> Iterator[Entry]:
@@ -146,7 +162,7 @@ def foreign_entries(data: bytes, what: str) -> list[Entry]:
     """Returns what :func:`entries` yields, of a file that anybody may have made.
 
     Raises:
-        IntegrityError: if it is not exactly one safetensors file that :func:`pack` could have made,
+        IntegrityError: if it is not exactly one safetensors file that :func:`serialize` could have made,
             naming ``what``.
     """
     from safetensors import SafetensorError, deserialize

@@ -77,12 +77,16 @@ def create_for_ever(folder: Path) -> None:
         AdapterStore(folder / str(number)).names()
 
 
-def register_many(path: Path, told: Path, start: Barrier, seed: int, count: int) -> None:
+def register_many(
+    path: Path, told: Path, start: Barrier, rows: int, twin: str | None, seed: int, count: int
+) -> None:
     """Registers ``count`` states under three names, all processes starting at once."""
     store = AdapterStore(path)
-    states = [make_state(1000 * seed + i) for i in range(count)]
+    if twin:
+        TWINS[twin](store)
     start.wait()
-    for i, state in enumerate(states):
+    for i in range(count):
+        state = make_state(1000 * seed + i, rows=rows)
         version = store.register(f"line-{(seed + i) % 3}", state, base=BASE)
         acknowledge(told, f"{version.ref} {version.sha256}")
 
@@ -192,9 +196,15 @@ def _write_in_place(store: AdapterStore) -> None:
     store._blobs._write = write_in_place  # type: ignore[method-assign]
 
 
+def _lock_late(store: AdapterStore) -> None:
+    """Breaks a store: a write reads first and asks for the lock when it comes to writing."""
+    store._db.write = store._db.read  # type: ignore[method-assign,assignment]
+
+
 TWINS: dict[str, Callable[[AdapterStore], None]] = {
     "rows-before-file": _rows_before_file,
     "write-in-place": _write_in_place,
+    "lock-late": _lock_late,
 }
 
 

@@ -29,14 +29,24 @@ __all__ = [
     "unpack_file",
 ]
 
-# The order of two or more metadata keys in the file differs from process to process; one is safe.
+# The order of two or more metadata keys differs from process to process where others write them.
 _METADATA = {"format": "pt"}
 _RESERVED = "__metadata__"
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]+\Z")
-_DTYPES = frozenset(
-    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
-)
-_SPELLED = frozenset("F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL".split())  # noqa: SIM905
+# As a safetensors file spells and orders them: the widest first, so that every tensor is aligned.
+_SPELLED = {
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_ORDER = tuple(_SPELLED.values())
 MAX_HEADER_BYTES = 8_000_000
 
 # Name, dtype as safetensors spells it, shape, raw bytes.
@@ -61,7 +71,9 @@ class Payload:
 
 
 def serialize(tensors: Mapping[str, Any], owner: str) -> bytes:
-    """Returns ``tensors`` as a safetensors file.
+    """Returns ``tensors`` as a safetensors file, whose bytes depend on nothing else.
+
+    Written here, because safetensors copies every tensor twice. The file is the one it would write.
 
     Args:
         tensors: name to dense tensor, on any device; tensors may share memory.
@@ -71,20 +83,36 @@ def serialize(tensors: Mapping[str, Any], owner: str) -> bytes:
         SpecError: if there is no tensor, or one has a name or a type that cannot be stored.
         TrainingError: if a value is NaN or infinite.
     """
-    from safetensors.torch import save
-
     if not tensors:
         raise SpecError(f"adapter {owner!r} has no tensors; there is nothing to store")
-    plain: dict[str, torch.Tensor] = {}
-    memories: set[int] = set()
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, owner)
-        # Copied only where safetensors refuses the memory: it is elsewhere, scattered or shared.
-        here = tensor.detach().to("cpu").contiguous()
-        memory = here.untyped_storage().data_ptr()
-        plain[name] = here.clone() if memory in memories else here
-        memories.add(memory)
-    return save(plain, metadata=_METADATA)
+    held = [_entry(name, tensor) for name, tensor in tensors.items()]
+    held.sort(key=lambda entry: (_ORDER.index(entry[1]), entry[0]))
+    return b"".join([_header(held), *(data for *_, data in held)])
+
+
+def _entry(name: str, tensor: torch.Tensor) -> Entry:
+    import torch
+
+    raw = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+    return name, _SPELLED[_dtype(tensor)], tuple(tensor.shape), raw.data
+
+
+def _header(held: Iterable[Entry]) -> bytes:
+    """Returns what comes before the tensors: a length, and JSON that ends on a multiple of 8 bytes."""
+    table: dict[str, Any] = {_RESERVED: _METADATA}
+    end = 0
+    for name, dtype, shape, data in held:
+        begin, end = end, end + data.nbytes
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def describe(data: bytes, sha256: str) -> Payload:
@@ -128,9 +156,8 @@ def _check_tensor(name: str, tensor: Any, owner: str) -> None:
         raise SpecError(f"{where} has an unusable name; use A-Z a-z 0-9 _ . -")
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise SpecError(f"{where} is no dense tensor with values; give a torch.Tensor on a device")
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in _DTYPES:
-        raise SpecError(f"{where} is {dtype}, which cannot be stored; convert it to float32")
+    if _dtype(tensor) not in _SPELLED:
+        raise SpecError(f"{where} is {_dtype(tensor)}, which cannot be stored; convert it to float32")
     if not _is_finite(tensor):
         count = int((~torch.isfinite(tensor)).sum())
         raise TrainingError(
@@ -174,7 +201,7 @@ def foreign_entries(data: bytes, what: str) -> list[Entry]:
     except SafetensorError as error:
         raise IntegrityError(f"{what} is no safetensors file: {error}; refused") from error
     for name, tensor in held:
-        if not _TENSOR_NAME.match(name) or tensor["dtype"] not in _SPELLED:
+        if not _TENSOR_NAME.match(name) or tensor["dtype"] not in _ORDER:
             raise IntegrityError(f"{what} has a tensor {name!r} of {tensor['dtype']}; refused")
     return list(entries(data))
 

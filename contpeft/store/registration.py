@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contpeft.digest import bytes_digest
@@ -28,15 +28,18 @@ def register(database: Database, blobs: Blobs, draft: Draft, store: str) -> Vers
         store: the store's folder, for messages.
     """
     data = serialize(draft.state.tensors, draft.name)
-    sha256 = bytes_digest(data)
-    with database.read() as connection:
-        draft = drafts.pin(connection, draft, store)
-    # The tensors are hashed while the disk is waited for: hashing holds no lock of Python's.
+    # Its tensors are hashed beside all else: hashing holds no lock of Python's.
     with ThreadPoolExecutor(1) as beside:
-        described = beside.submit(describe, data, sha256)
-        known = _known(database, blobs, draft, described) if blobs.present(sha256, len(data)) else None
-        damaged = None if known else blobs.put(data, sha256)
-    return known or insert(database, blobs, draft, described.result(), damaged, store)
+        described = beside.submit(describe, data)
+        sha256 = bytes_digest(data)
+        with database.read() as connection:
+            draft = drafts.pin(connection, draft, store)
+        if blobs.present(sha256, len(data)):
+            known = _known(database, blobs, draft, Payload(data, sha256, *described.result()))
+            if known is not None:
+                return known
+        damaged = blobs.put(data, sha256)
+    return insert(database, blobs, draft, Payload(data, sha256, *described.result()), damaged, store)
 
 
 def insert(
@@ -63,13 +66,12 @@ def insert(
         return _version(connection, found)
 
 
-def _known(database: Database, blobs: Blobs, draft: Draft, described: Future[Payload]) -> Version | None:
+def _known(database: Database, blobs: Blobs, draft: Draft, payload: Payload) -> Version | None:
     """Returns the version that a draft repeats, if it is there and whole."""
-    payload = described.result()
     with database.read() as connection:
         found = drafts.existing(connection, draft, payload)
         version = _version(connection, found) if found else None
-    return version if blobs.intact(payload.sha256, len(payload.data)) else None
+    return version if version and blobs.intact(payload.sha256, len(payload.data)) else None
 
 
 def _keep_present(blobs: Blobs, payload: Payload, store: str) -> None:

@@ -115,15 +115,10 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def describe(data: bytes, sha256: str) -> Payload:
-    """Returns a file that :func:`serialize` made, with what its tensors say of it.
-
-    Args:
-        data: the file.
-        sha256: digest of ``data``.
-    """
+def describe(data: bytes) -> tuple[str, int]:
+    """Returns fingerprint and number of parameters of a file that :func:`serialize` made."""
     held = list(entries(data))
-    return Payload(data, sha256, tensors_digest(held), count_parameters(held))
+    return tensors_digest(held), count_parameters(held)
 
 
 def unpack(data: bytes) -> dict[str, torch.Tensor]:

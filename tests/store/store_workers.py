@@ -137,7 +137,7 @@ def open_and_tell(path: Path, told: Path, start: Barrier) -> None:
 
 def payload_of(tensors: Mapping[str, torch.Tensor]) -> Payload:
     data = serialize(tensors, "line")
-    return describe(data, bytes_digest(data))
+    return Payload(data, bytes_digest(data), *describe(data))
 
 
 def pack_and_tell(told: Path, backwards: bool) -> None:

@@ -18,7 +18,7 @@ from contpeft.spec import AdapterState, BaseModel
 if TYPE_CHECKING:
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-__all__ = ["against_mlflow"]
+__all__ = ["VERSIONS", "against_mlflow"]
 
 VERSIONS, LINE, PAGE, PAIRS, REPEATS = 2_000, 50, 50, 15, 5
 BASE = BaseModel("base", "ba5e" * 16, 1)

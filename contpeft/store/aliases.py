@@ -10,7 +10,7 @@ from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, check_name
 from contpeft.store import events, versions
 from contpeft.store.database import Database
-from contpeft.store.rows import insert_row, json_text
+from contpeft.store.rows import insert_row
 
 if TYPE_CHECKING:  # it loads pydantic
     from contpeft.store.transfer.records import AliasRecord
@@ -117,17 +117,15 @@ class Aliases:
 
     def of(self, *refs: str) -> dict[str, tuple[str, ...]]:
         """Returns the aliases of versions by ``name@n``; of all that have some when none is named."""
+        asked, values = versions.among(refs)
         with self._db.read() as connection:
             rows = connection.execute(
-                """
-                SELECT adapter.name || '@' || version.n AS ref, alias.name
-                FROM alias
-                JOIN version ON version.id = alias.version_id
-                JOIN adapter ON adapter.id = version.adapter_id
-                WHERE ?1 = '[]' OR ref IN (SELECT value FROM json_each(?1))
-                ORDER BY adapter.name, version.n, alias.name
+                f"""
+                SELECT asked.ref, alias.name
+                FROM ({asked}) AS asked JOIN alias ON alias.version_id = asked.id
+                ORDER BY asked.name, asked.n, alias.name
                 """,
-                (json_text(refs, "references"),),
+                values,
             ).fetchall()
         found: dict[str, tuple[str, ...]] = {}
         for row in rows:

@@ -38,6 +38,7 @@ class Blobs:
         self._blobs = root / "blobs"
         self._tmp = root / "tmp"
         self._quarantine = root / "quarantine"
+        self._durable: set[Path] = set()
 
     def make_folders(self) -> None:
         """Makes the folders that are not there yet."""
@@ -175,15 +176,25 @@ class Blobs:
         """
         path = self.path(sha256)
         with one_line_errors(path):
-            path.parent.mkdir(exist_ok=True)
+            self._make_durable(path.parent)
             damaged = None
             if not self.intact(sha256, len(data)):
                 damaged = self._copy_to_quarantine(path)
                 self._write(data, path)
             # Also for a blob that was there: whoever renamed it may not have come this far yet.
             sync_folder(path.parent)
-            sync_folder(self._blobs)
         return damaged
+
+    def _make_durable(self, folder: Path) -> None:
+        """Makes a folder of blobs, and its name survive a power loss."""
+        with suppress(FileExistsError):
+            folder.mkdir()
+            self._durable.discard(folder)
+        if folder not in self._durable:
+            # Also one that was there: its maker may not have come this far. All others with it.
+            there = set(self._blobs.iterdir())
+            sync_folder(self._blobs)
+            self._durable = there
 
     def _write(self, data: bytes, path: Path) -> None:
         temporary = self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"

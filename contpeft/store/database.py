@@ -212,6 +212,10 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         raise  # a broken constraint or a misused connection is a mistake in this package
     except sqlite3.Error as error:
         raise _translate(error, path) from error
+    except UnicodeDecodeError as error:  # in a value, or in what SQLite says about a damaged schema
+        raise IntegrityError(
+            f"{path} is damaged (text that is not UTF-8); restore it from a backup"
+        ) from error
 
 
 def _translate(error: sqlite3.Error, path: Path) -> ContpeftError:

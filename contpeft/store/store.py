@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from contpeft.errors import NotFoundError, StoreBusyError, UsageError
+from contpeft.errors import NotFoundError, UsageError
 from contpeft.spec import (
     AdapterRef,
     AdapterState,
@@ -21,7 +21,7 @@ from contpeft.spec import (
     Version,
     check_name,
 )
-from contpeft.store import drafts, events, find, runs, steps, versions
+from contpeft.store import events, find, registration, runs, steps, versions
 from contpeft.store.aliases import Aliases
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
@@ -35,7 +35,6 @@ from contpeft.store.rows import now, timestamp
 from contpeft.store.runs import Run, Status
 from contpeft.store.steps import Step
 from contpeft.store.tags import Tags
-from contpeft.store.tensors import Payload, pack
 from contpeft.store.transfer import Transfer
 from contpeft.store.upkeep import Upkeep
 
@@ -144,13 +143,7 @@ class AdapterStore:
             StoreBusyError: if the store is locked, full or read-only.
         """
         draft = Draft(name, state, base, origin, tuple(parents), recipe, run, task, data, seconds)
-        payload = pack(state.tensors, name)
-        with self._db.read() as connection:
-            draft = drafts.pin(connection, draft, str(self.path))
-            known = drafts.existing(connection, draft, payload)
-        if known is not None and self._blobs.intact(payload.sha256, len(payload.data)):
-            return self._version(known)
-        return self._version(self._store(draft, payload))
+        return registration.register(self._db, self._blobs, draft, str(self.path))
 
     def resolve(self, ref: str | AdapterRef) -> str:
         """Returns the ``name@n`` that a reference stands for now.
@@ -368,28 +361,3 @@ class AdapterStore:
         """Returns the audit log of ``subject`` (``name@n``, a run, ``run/way/step``), or all of it."""
         with self._db.read() as connection:
             return events.select(connection, subject)
-
-    def _version(self, version_id: int) -> Version:
-        with self._db.read() as connection:
-            return versions.select(connection, [("version.id = ?", version_id)])[0]
-
-    def _store(self, draft: Draft, payload: Payload) -> int:
-        """Makes the file durable, then the rows that name it; returns the row id."""
-        damaged = self._blobs.put(payload.data, payload.sha256)
-        with self._db.write() as connection:
-            if not self._blobs.present(payload.sha256, len(payload.data)):
-                # Collected between its writing and this lock; who holds the lock is left alone.
-                self._blobs.put(payload.data, payload.sha256)
-                self._check_present(payload)
-            if damaged:
-                events.record(connection, "blob.healed", payload.sha256, quarantine=damaged.name)
-            draft = drafts.pin(connection, draft, str(self.path))
-            known = drafts.existing(connection, draft, payload)
-            return known or drafts.insert(connection, draft, payload, str(self.path))
-
-    def _check_present(self, payload: Payload) -> None:
-        if not self._blobs.present(payload.sha256, len(payload.data)):
-            raise StoreBusyError(
-                f"files vanish from {self.path}/blobs while they are being stored; "
-                "stop whatever deletes them and try again"
-            )

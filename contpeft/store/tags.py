@@ -10,7 +10,6 @@ from contpeft.errors import NotFoundError, SpecError, suggest
 from contpeft.spec import AdapterRef, check_name
 from contpeft.store import events, versions
 from contpeft.store.database import Database
-from contpeft.store.rows import json_text
 
 __all__ = ["KEEP", "Tags", "of", "put"]
 
@@ -92,16 +91,14 @@ def put(
 
 def of(connection: sqlite3.Connection, refs: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns the tags of versions by ``name@n``; of all that have some when none is named."""
+    asked, values = versions.among(refs)
     rows = connection.execute(
-        """
-        SELECT adapter.name || '@' || version.n AS ref, tag.key, tag.value
-        FROM tag
-        JOIN version ON version.id = tag.version_id
-        JOIN adapter ON adapter.id = version.adapter_id
-        WHERE ?1 = '[]' OR ref IN (SELECT value FROM json_each(?1))
-        ORDER BY adapter.name, version.n, tag.key
+        f"""
+        SELECT asked.ref, tag.key, tag.value
+        FROM ({asked}) AS asked JOIN tag ON tag.version_id = asked.id
+        ORDER BY asked.name, asked.n, tag.key
         """,
-        (json_text(refs, "references"),),
+        values,
     )
     found: dict[str, dict[str, str]] = {}
     for row in rows:

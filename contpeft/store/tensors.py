@@ -10,23 +10,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contpeft.digest import bytes_digest, tensors_digest
+from contpeft.digest import tensors_digest
 from contpeft.errors import IntegrityError, SpecError, TrainingError
 from contpeft.spec import AdapterState
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Entry", "Payload", "count_parameters", "entries", "join", "pack", "unpack", "unpack_file"]
+__all__ = [
+    "Entry",
+    "Payload",
+    "count_parameters",
+    "describe",
+    "entries",
+    "join",
+    "serialize",
+    "unpack",
+    "unpack_file",
+]
 
-# The order of two or more metadata keys in the file differs from process to process; one is safe.
+# The order of two or more metadata keys differs from process to process where others write them.
 _METADATA = {"format": "pt"}
 _RESERVED = "__metadata__"
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]+\Z")
-_DTYPES = frozenset(
-    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
-)
-
+# As a safetensors file spells and orders them: the widest first, so that every tensor is aligned.
+_SPELLED = {
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_ORDER = tuple(_SPELLED.values())
 
 # Name, dtype as safetensors spells it, shape, raw bytes.
 Entry = tuple[str, str, tuple[int, ...], memoryview]
@@ -49,8 +69,10 @@ class Payload:
     parameters: int
 
 
-def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
-    """Returns ``tensors`` as a safetensors file.
+def serialize(tensors: Mapping[str, Any], owner: str) -> bytes:
+    """Returns ``tensors`` as a safetensors file, whose bytes depend on nothing else.
+
+    Written here, because safetensors copies every tensor twice. The file is the one it would write.
 
     Args:
         tensors: name to dense tensor, on any device; tensors may share memory.
@@ -60,27 +82,34 @@ def pack(tensors: Mapping[str, Any], owner: str) -> Payload:
         SpecError: if there is no tensor, or one has a name or a type that cannot be stored.
         TrainingError: if a value is NaN or infinite.
     """
-    import torch
-    from safetensors.torch import save
-
     if not tensors:
         raise SpecError(f"adapter {owner!r} has no tensors; there is nothing to store")
-    copies: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, owner)
-        copies[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-    data = save(copies, metadata=_METADATA)
+    held = [_entry(name, tensor) for name, tensor in tensors.items()]
+    held.sort(key=lambda entry: (_ORDER.index(entry[1]), entry[0]))
+    return join(held)
+
+
+def _entry(name: str, tensor: torch.Tensor) -> Entry:
+    import torch
+
+    raw = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+    return name, _SPELLED[_dtype(tensor)], tuple(tensor.shape), raw.data
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe(data: bytes) -> tuple[str, int]:
+    """Returns fingerprint and number of parameters of a file that :func:`serialize` made."""
     held = list(entries(data))
-    return Payload(
-        data=data,
-        sha256=bytes_digest(data),
-        fingerprint=tensors_digest(held),
-        parameters=count_parameters(held),
-    )
+    return tensors_digest(held), count_parameters(held)
 
 
 def unpack(data: bytes) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a safetensors file held in memory, written by :func:`pack`."""
+    """Returns the tensors of a safetensors file held in memory, written by :func:`serialize`."""
     from safetensors.torch import load
 
     return load(data)
@@ -109,15 +138,23 @@ def _check_tensor(name: str, tensor: Any, owner: str) -> None:
         raise SpecError(f"{where} has an unusable name; use A-Z a-z 0-9 _ . -")
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise SpecError(f"{where} is no dense tensor with values; give a torch.Tensor on a device")
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in _DTYPES:
-        raise SpecError(f"{where} is {dtype}, which cannot be stored; convert it to float32")
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if _dtype(tensor) not in _SPELLED:
+        raise SpecError(f"{where} is {_dtype(tensor)}, which cannot be stored; convert it to float32")
+    if not _is_finite(tensor):
         count = int((~torch.isfinite(tensor)).sum())
         raise TrainingError(
             f"{where} has {count} of {tensor.numel()} values that are NaN or infinite; "
             "a version must be usable: lower the learning rate or clip gradients, and train again"
         )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    import torch
+
+    if not tensor.is_floating_point() or math.isfinite(tensor.detach().sum().item()):
+        return True
+    # One NaN or infinite value makes the sum so, six times as fast; large values may do it too.
+    return bool(torch.isfinite(tensor).all())
 
 
 def entries(data: bytes) -> Iterator[Entry]:
@@ -132,14 +169,14 @@ def entries(data: bytes) -> Iterator[Entry]:
 
 def join(tensors: Iterable[Entry]) -> bytes:
     """Returns a safetensors file of tensors that :func:`entries` yielded, in their order; needs no torch."""
-    header: dict[str, Any] = {_RESERVED: _METADATA}
+    table: dict[str, Any] = {_RESERVED: _METADATA}
     bodies: list[memoryview] = []
-    size = 0
+    end = 0
     for name, dtype, shape, body in tensors:
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [size, size + len(body)]}
+        begin, end = end, end + body.nbytes
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
         bodies.append(body)
-        size += len(body)
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns what follows to 8 bytes
     return b"".join([len(text).to_bytes(8, "little"), text, *bodies])
 

@@ -15,6 +15,7 @@ __all__ = [
     "FROM",
     "adapter_id",
     "aliases",
+    "among",
     "children",
     "find",
     "holding",
@@ -34,6 +35,19 @@ _SELECT: Final = """
     SELECT version.*, adapter.name, adapter.name || '@' || version.n AS ref, blob.bytes,
            base_model.name AS base_name, base_model.fingerprint AS base_fingerprint,
            base_model.parameters AS base_parameters
+"""
+_ALL: Final = """
+    SELECT version.id, adapter.name, version.n, adapter.name || '@' || version.n AS ref
+    FROM version JOIN adapter ON adapter.id = version.adapter_id
+"""
+# The order of CROSS JOIN is kept: from each reference by two indexes to its version.
+_ASKED: Final = """
+    SELECT version.id, adapter.name, version.n, asked.value AS ref
+    FROM json_each(?) AS asked
+    CROSS JOIN adapter ON adapter.name = substr(asked.value, 1, instr(asked.value, '@') - 1)
+    CROSS JOIN version ON version.adapter_id = adapter.id
+           AND version.n = CAST(substr(asked.value, instr(asked.value, '@') + 1) AS INTEGER)
+    WHERE asked.value = adapter.name || '@' || version.n
 """
 _NEWEST_FIRST: Final = ("ORDER BY version.id DESC",)
 _PARENTS: Final = """
@@ -124,6 +138,15 @@ def select(
     ).fetchall()
     parents = _parents(connection, [row["id"] for row in rows])
     return [_version(row, tuple(parents.get(row["id"], ()))) for row in rows]
+
+
+def among(refs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Returns a query for ``id``, ``name``, ``n`` and ``ref`` of versions, and the values of its ``?``.
+
+    Args:
+        refs: the versions, spelled ``name@n``; all there are when empty.
+    """
+    return (_ASKED, (canonical_json(list(dict.fromkeys(refs))),)) if refs else (_ALL, ())
 
 
 def names(connection: sqlite3.Connection) -> list[str]:

@@ -70,11 +70,11 @@ def _versions(connection: sqlite3.Connection, store: Path, acknowledged: dict[st
 
 
 def _numbers(connection: sqlite3.Connection) -> Iterator[str]:
+    _, gone, arrived = _history(connection)
     for name, following in connection.execute("SELECT name, next_n FROM adapter").fetchall():
         rows = connection.execute(
             "SELECT n FROM version JOIN adapter a ON a.id = adapter_id WHERE name = ? ORDER BY n", (name,)
         )
-        _, gone, arrived = _history(connection)
         there = {n for (n,) in rows} | {int(ref.rpartition("@")[2]) for ref in gone[name]}
         # What came from elsewhere keeps its number, whatever is not here yet.
         if there != set(range(1, following)) and not (name in arrived and max(there) < following):

@@ -11,18 +11,28 @@ from typing import Any
 PROCESSES = 8
 
 
-def run_all(context: ForkServerContext, target: Any, *args: Any, count: int | None = None) -> None:
-    """Runs ``target`` in eight processes that start together; fails if one does.
+def run_all(
+    context: ForkServerContext, target: Any, *args: Any, count: int | None = None, processes: int = PROCESSES
+) -> None:
+    """Runs ``target`` in processes that start together; fails if one does.
 
     With ``count`` each is told its own number and the count.
     """
-    own = [() if count is None else (seed, count) for seed in range(PROCESSES)]
+    codes = exit_codes(context, target, *args, count=count, processes=processes)
+    assert codes == [0] * processes
+
+
+def exit_codes(
+    context: ForkServerContext, target: Any, *args: Any, count: int | None = None, processes: int = PROCESSES
+) -> list[int | None]:
+    """Runs ``target`` in processes that start together and returns how each ended."""
+    own = [() if count is None else (seed, count) for seed in range(processes)]
     started = [context.Process(target=target, args=(*args, *each)) for each in own]
     for process in started:
         process.start()
     for process in started:
-        process.join(timeout=120)
-    assert [process.exitcode for process in started] == [0] * PROCESSES
+        process.join(timeout=300)
+    return [process.exitcode for process in started]
 
 
 def kill_after(process: BaseProcess, seconds: float) -> None:

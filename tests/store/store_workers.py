@@ -8,18 +8,21 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
 
+from contpeft.digest import bytes_digest
 from contpeft.errors import StoreBusyError
-from contpeft.spec import AdapterState, BaseModel, HeadSpec
-from contpeft.store import AdapterStore, drafts
+from contpeft.spec import AdapterState, BaseModel, HeadSpec, Version
+from contpeft.store import AdapterStore, drafts, registration
+from contpeft.store.blobs import Blobs
+from contpeft.store.database import Database
 from contpeft.store.drafts import Draft
-from contpeft.store.tensors import Payload, pack
+from contpeft.store.tensors import Payload, describe, serialize
 
 # What broken stores wait in their weak moment, so that a kill finds it within a few attempts.
 SLOW_DISK = 0.01
@@ -74,12 +77,16 @@ def create_for_ever(folder: Path) -> None:
         AdapterStore(folder / str(number)).names()
 
 
-def register_many(path: Path, told: Path, start: Barrier, seed: int, count: int) -> None:
+def register_many(
+    path: Path, told: Path, start: Barrier, rows: int, twin: str | None, seed: int, count: int
+) -> None:
     """Registers ``count`` states under three names, all processes starting at once."""
     store = AdapterStore(path)
-    states = [make_state(1000 * seed + i) for i in range(count)]
+    if twin:
+        TWINS[twin](store)
     start.wait()
-    for i, state in enumerate(states):
+    for i in range(count):
+        state = make_state(1000 * seed + i, rows=rows)
         version = store.register(f"line-{(seed + i) % 3}", state, base=BASE)
         acknowledge(told, f"{version.ref} {version.sha256}")
 
@@ -128,10 +135,15 @@ def open_and_tell(path: Path, told: Path, start: Barrier) -> None:
     acknowledge(told, " ".join(AdapterStore(path).names()))
 
 
+def payload_of(tensors: Mapping[str, torch.Tensor]) -> Payload:
+    data = serialize(tensors, "line")
+    return Payload(data, bytes_digest(data), *describe(data))
+
+
 def pack_and_tell(told: Path, backwards: bool) -> None:
     """Tells the digests of one state's file, its tensors given in either order."""
     tensors = make_state(7, head=True).tensors
-    payload = pack(dict(reversed(tensors.items())) if backwards else tensors, "line")
+    payload = payload_of(dict(reversed(tensors.items())) if backwards else tensors)
     acknowledge(told, f"{payload.sha256} {payload.fingerprint}")
 
 
@@ -160,14 +172,15 @@ def collect_without_lock(store: AdapterStore) -> int:
 def _rows_before_file(store: AdapterStore) -> None:
     """Breaks a store: the catalogue names a file that is not there yet."""
 
-    def store_rows_first(draft: Draft, payload: Payload) -> int:
-        with store._db.write() as connection:
-            version_id = drafts.insert(connection, draft, payload, str(store.path))
+    def register_rows_first(database: Database, blobs: Blobs, draft: Draft, folder: str) -> Version:
+        payload = payload_of(draft.state.tensors)
+        with database.write() as connection:
+            drafts.insert(connection, draft, payload, folder)
         time.sleep(SLOW_DISK)
-        store._blobs.put(payload.data, payload.sha256)
-        return version_id
+        blobs.put(payload.data, payload.sha256)
+        return store.show(draft.name)
 
-    store._store = store_rows_first  # type: ignore[method-assign]
+    registration.register = register_rows_first
 
 
 def _write_in_place(store: AdapterStore) -> None:
@@ -183,9 +196,15 @@ def _write_in_place(store: AdapterStore) -> None:
     store._blobs._write = write_in_place  # type: ignore[method-assign]
 
 
+def _lock_late(store: AdapterStore) -> None:
+    """Breaks a store: a write reads first and asks for the lock when it comes to writing."""
+    store._db.write = store._db.read  # type: ignore[method-assign,assignment]
+
+
 TWINS: dict[str, Callable[[AdapterStore], None]] = {
     "rows-before-file": _rows_before_file,
     "write-in-place": _write_in_place,
+    "lock-late": _lock_late,
 }
 
 

@@ -19,7 +19,7 @@ from contpeft.digest import bytes_digest
 from contpeft.errors import IntegrityError, NotFoundError, StoreBusyError, UnsupportedError, UsageError
 from contpeft.spec import AdapterState, HeadSpec, Score, Single, Task
 from contpeft.store import AdapterStore, Exported
-from contpeft.store.tensors import entries, join, pack
+from contpeft.store.tensors import entries, join, serialize
 
 HEAD = HeadSpec("linear", ("no", "yes"))
 
@@ -96,10 +96,10 @@ def test_files_made_without_torch_are_those_of_safetensors() -> None:
         "e": torch.tensor(1.5, dtype=torch.float64),
         "f": torch.ones(0, 4),
     }
-    data = pack(tensors, "any").data
+    data = serialize(tensors, "any")
     assert join(entries(data)) == data
     odd = {name: tensor for name, tensor in tensors.items() if name != "d"}
-    assert join(each for each in entries(data) if each[0] != "d") == pack(odd, "any").data
+    assert join(each for each in entries(data) if each[0] != "d") == serialize(odd, "any")
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -6,7 +6,8 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -180,6 +181,35 @@ def test_every_failing_call_is_one_line(
         assert not list(path.parent.glob(".copy-*")) or lasting
         at += 1
     assert at > 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB, where this user may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder]).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.acceptance
+def test_a_disk_that_fills_up(small_disk: Path) -> None:
+    store, refs = AdapterStore(small_disk / "store"), {}
+    with pytest.raises(StoreBusyError, match="free some space and try again"):  # noqa: PT012
+        for seed in range(100):
+            version = store.register("line", make_state(seed, rows=50_000), base=BASE)
+            refs[version.ref] = version.sha256
+    assert len(refs) > 5
+    with suppress(StoreBusyError):  # a small one may find room
+        store.register("line", make_state(200), base=BASE)
+    assert audit(store.path, refs) == []
+    store.upkeep.remove([f"line@{n}" for n in range(1, 6)])
+    store.upkeep.gc(timedelta(0))
+    assert store.register("line", make_state(300, rows=50_000), base=BASE).n > len(refs)
+    store.close()
+    assert audit(store.path) == []
 
 
 def test_a_store_that_may_only_be_read(

@@ -62,36 +62,37 @@ def test_an_empty_store_is_healthy(store: AdapterStore) -> None:
     assert store.upkeep.fsck(sample=0.5).findings == ()
 
 
-def rot(files: list[Path], count: int, numbers: random.Random) -> dict[str, str]:
-    """Damages four lots of ``count`` files in four ways; returns what should be found."""
-    expected = {}
-    swapped = files[3 * count :: 2], files[3 * count + 1 :: 2]
-    for place, path in enumerate(files):
+def rot(files: list[Path], lots: tuple[int, int, int, int], numbers: random.Random) -> dict[str, str]:
+    """Flips a bit in each of the first lot of files, cuts the second, deletes the third, swaps the last.
+
+    Returns:
+        What should be found.
+    """
+    flipped, cut, deleted, swapped = (files[sum(lots[:i]) : sum(lots[: i + 1])] for i in range(4))
+    for path in flipped:
         data = bytearray(path.read_bytes())
-        if place < count:
-            data[numbers.randrange(len(data))] ^= 1 << numbers.randrange(8)
-            overwrite(path, bytes(data))
-            expected[f"line@{place + 1}"] = "corrupt"
-        elif place < 2 * count:
-            overwrite(path, bytes(data[: numbers.randrange(len(data))]))
-            expected[f"line@{place + 1}"] = "size"
-        elif place < 3 * count:
-            path.unlink()
-            expected[f"line@{place + 1}"] = "missing"
-        else:
-            expected[f"line@{place + 1}"] = "corrupt"
-    for one, other in zip(*swapped, strict=True):
+        data[numbers.randrange(len(data))] ^= 1 << numbers.randrange(8)
+        overwrite(path, bytes(data))
+    for path in cut:
+        data = bytearray(path.read_bytes())
+        overwrite(path, bytes(data[: numbers.randrange(len(data))]))
+    for path in deleted:
+        path.unlink()
+    for one, other in zip(swapped[::2], swapped[1::2], strict=True):
         first, second = one.read_bytes(), other.read_bytes()
         overwrite(one, second)
         overwrite(other, first)
-    return expected
+    kinds = [*["corrupt"] * lots[0], *["size"] * lots[1], *["missing"] * lots[2], *["corrupt"] * lots[3]]
+    return {f"line@{place + 1}": kind for place, kind in enumerate(kinds)}
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(90, marks=pytest.mark.acceptance)])
-def test_bit_rot_is_named_refused_and_healed(store: AdapterStore, count: int) -> None:
-    files = fill(store, 4 * count)
+@pytest.mark.parametrize(
+    "lots", [(6, 6, 6, 6), pytest.param((200, 50, 50, 50), marks=pytest.mark.acceptance)], ids=sum
+)
+def test_bit_rot_is_named_refused_and_healed(store: AdapterStore, lots: tuple[int, int, int, int]) -> None:
+    files = fill(store, sum(lots))
     store.register("healthy", make_state(10_000), base=BASE)
-    expected = rot(files, count, random.Random(count))
+    expected = rot(files, lots, random.Random(lots[0]))
     assert kinds(store) == expected
     assert kinds(store, quick=True) == {
         ref: kind for ref, kind in expected.items() if kind in ("size", "missing")
@@ -99,7 +100,7 @@ def test_bit_rot_is_named_refused_and_healed(store: AdapterStore, count: int) ->
     for ref in expected:
         with pytest.raises(IntegrityError):
             store.load(ref)
-    for seed in range(4 * count):
+    for seed in range(sum(lots)):
         assert store.register("line", make_state(seed), base=BASE).ref == f"line@{seed + 1}"
     assert (store.upkeep.fsck().findings, audit(store.path)) == ((), [])
 

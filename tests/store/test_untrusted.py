@@ -23,7 +23,7 @@ from store_workers import BASE
 
 from contpeft.errors import ContpeftError, IntegrityError, NotFoundError, UnsupportedError
 from contpeft.store import AdapterStore
-from contpeft.store.untrusted import HEADER_BYTES, TENSORS, read_json, read_tensors
+from contpeft.store.untrusted import HEADER_BYTES, TENSORS, check_structure, read_json, read_tensors
 
 TENSOR = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
@@ -83,6 +83,12 @@ def test_a_hostile_file_is_refused_in_one_line(name: str, tmp_path: Path) -> Non
         read_tensors(path)
     assert str(caught.value).startswith(f"{path} cannot be imported: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - {"infinite", "not a number", "empty beyond memory"}))
+def test_its_structure_alone_gives_it_away(name: str) -> None:
+    with pytest.raises(IntegrityError, match=r"\Athe file of x cannot be imported: .*\Z"):
+        check_structure(HOSTILE[name], "the file of x")
 
 
 def test_a_header_of_too_many_tensors_is_refused_within_limits(tmp_path: Path) -> None:

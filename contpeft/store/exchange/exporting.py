@@ -14,7 +14,7 @@ from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
 from contpeft.store.disk import one_line_errors, whole_folder
 from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
-from contpeft.store.tensors import Entry, entries, join, pack, unpack
+from contpeft.store.tensors import Entry, entries, join, serialize, unpack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +99,7 @@ def serving(
     _factors(version, data)
     stored = AdapterState(version.kind, version.config, unpack(data))
     state = serving_state(stored, _modules(stored, base))
-    return _files(version, state.config, pack(state.tensors, version.name).data, data, base_name)
+    return _files(version, state.config, serialize(state.tensors, version.name), data, base_name)
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,19 +55,35 @@ def copy(database: Database, blobs: Blobs, target: Path) -> Backup:
 
 
 def _copy(database: Database, blobs: Blobs, copied: Blobs, target: Path, partial: Path) -> Backup:
+    # Most files come before the lock, so that writers wait for those alone that were new meanwhile.
+    with database.read() as connection:
+        early = _needed(connection)
+    linked = _bring(early, blobs, copied)
     # With the lock in hand no file is collected between the catalogue and the files it names.
     with database.write() as connection:
         _copy_catalogue(database.path, partial / "store.db")
-        needed = connection.execute(
-            "SELECT sha256, bytes FROM blob WHERE sha256 IN (SELECT sha256 FROM version)"
-        ).fetchall()
-        linked = sum(blobs.link(row["sha256"], copied) for row in needed)
+        needed = _needed(connection)
+        linked += _bring(needed, blobs, copied)
         events.record(connection, "store.backed_up", "store", path=str(target), files=len(needed))
+    removed = early.keys() - needed.keys()
+    copied.delete(copied.path(sha256) for sha256 in removed)
     copy = Database(partial / "store.db", prepare=copied.make_folders)
     checked = fsck.check(copy, copied, quick=False, sample=None, max_seconds=None, repair=False)
     copy.close()
-    size = sum(row["bytes"] for row in needed)
-    return Backup(target, checked.versions, len(needed), size, linked, checked.findings)
+    links = len(set(linked) - removed)
+    return Backup(target, checked.versions, len(needed), sum(needed.values()), links, checked.findings)
+
+
+def _needed(connection: sqlite3.Connection) -> dict[str, int]:
+    """Returns the size of every file a version needs, by its digest."""
+    rows = connection.execute("SELECT sha256, bytes FROM blob WHERE sha256 IN (SELECT sha256 FROM version)")
+    return {row["sha256"]: row["bytes"] for row in rows}
+
+
+def _bring(needed: Iterable[str], blobs: Blobs, copied: Blobs) -> list[str]:
+    """Links or copies the files that did not come yet; returns those that are links."""
+    missing = [sha256 for sha256 in needed if copied.stat(copied.path(sha256)) is None]
+    return [sha256 for sha256 in missing if blobs.link(sha256, copied)]
 
 
 def _copy_catalogue(source: Path, target: Path) -> None:

@@ -150,7 +150,8 @@ class Upkeep:
         """Copies the store as it is at one moment, while others go on reading and writing.
 
         On one file system the files are hard links, made in an instant. To another one they are
-        copied, and writers wait meanwhile. Opening the folder is all that restoring takes.
+        copied, and writers wait only for those that were new meanwhile. Opening the folder is all
+        that restoring takes.
 
         Args:
             target: a folder that does not exist.

@@ -77,6 +77,29 @@ def test_to_another_file_system_files_are_copied(
     assert audit(made.path) == []
 
 
+def test_writers_wait_only_for_what_is_new(
+    line: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first files are brought, a version comes and another one goes: the copy has it so."""
+    link, meanwhile = os.link, iter([None])
+
+    def slow_link(source: Path, target: Path) -> None:
+        link(source, target)
+        for _ in meanwhile:
+            line.register("line", make_state(7), base=BASE)
+            line.upkeep.remove(["line@2"])
+            line.upkeep.gc(timedelta(0))
+
+    monkeypatch.setattr(os, "link", slow_link)
+    made = line.upkeep.backup(tmp_path / "copy")
+    copy = AdapterStore(made.path)
+    assert [version.ref for version in copy.versions()] == ["line@4", "line@1"]
+    assert (made.versions, made.files, made.linked, made.findings) == (2, 2, 2, ())
+    assert len(list((made.path / "blobs").rglob("*.safetensors"))) == 2
+    assert audit(made.path) == []
+    copy.close()
+
+
 @pytest.mark.parametrize("name", ["link", "rename", "fsync"])
 def test_a_failed_backup_leaves_nothing(
     line: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

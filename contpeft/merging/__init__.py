@@ -16,13 +16,16 @@ from contpeft.merging.compare import (
     principal_cosines,
     principal_sines,
 )
+from contpeft.merging.core import CoreSpace, core_space
 from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
 
 __all__ = [
+    "CoreSpace",
     "Update",
     "balanced_factors",
     "canonical",
     "combine",
+    "core_space",
     "cosines",
     "distance",
     "energy_inside",

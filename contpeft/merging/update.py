@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contpeft.errors import SpecError
 
-__all__ = ["Update", "balanced_factors", "canonical", "combine", "truncated"]
+__all__ = ["Update", "balanced_factors", "canonical", "combine", "significant", "truncated"]
 
 # Singular values below this share of the largest are rounding, not rank.
 _CUT: Final = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -93,7 +93,7 @@ def combine(terms: Sequence[tuple[Tensor, Tensor, float]], *, dtype: torch.dtype
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right.T)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-    keep = s > _CUT[dtype] * s[0] if s.numel() else s > 0
+    keep = significant(s)
     return _signed(q_left @ u[:, keep], s[keep], q_right @ vh[keep].T)
 
 
@@ -125,6 +125,11 @@ def balanced_factors(update: Update) -> tuple[Tensor, Tensor]:
     """
     root = update.s.sqrt()
     return update.u * root, root.unsqueeze(1) * update.v.T
+
+
+def significant(s: Tensor) -> Tensor:
+    """Returns which singular values are more than rounding beside the largest, a mask of ``s``'s shape."""
+    return s > _CUT[s.dtype] * s[:1]
 
 
 def _signed(u: Tensor, s: Tensor, v: Tensor) -> Update:

@@ -18,7 +18,7 @@ demo: $(STAMP) ## run the quickstart: real tasks one after another, ending in a 
 	$(BIN)/contpeft run experiments/quickstart.yaml
 
 test: $(STAMP) ## run the tests; lines covered: 90 %, of the metrics 100 %
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report= --durations=10
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report= --durations=10
 	$(BIN)/coverage report --fail-under=90
 	$(BIN)/coverage report --include='contpeft/metrics/*' --fail-under=100
 

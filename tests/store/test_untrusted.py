@@ -96,11 +96,13 @@ def test_a_header_of_too_many_tensors_is_refused_within_limits(tmp_path: Path) -
     path = tmp_path / "many.safetensors"
     for count, limit in ((TENSORS + 1, "20,001 tensors"), (200_000, "larger than 8,000,000")):
         path.write_bytes(file_of("{" + ",".join(f'"t{i}":{empty}' for i in range(count)) + "}", b""))
-        tracemalloc.start()
-        begin = time.perf_counter()
+        begin = time.process_time()
         with pytest.raises(IntegrityError, match=limit):
             read_tensors(path)
-        assert time.perf_counter() - begin < 1
+        assert time.process_time() - begin < 1
+        tracemalloc.start()
+        with pytest.raises(IntegrityError, match=limit):
+            read_tensors(path)
         assert tracemalloc.get_traced_memory()[1] < 200e6
         tracemalloc.stop()
 
@@ -172,9 +174,9 @@ def refusal(call: Callable[[], object]) -> str | None:
 def _read_mutated(data: bytes, folder: Path) -> None:
     path = folder / "mutated.safetensors"
     path.write_bytes(data)
-    begin = time.perf_counter()
+    begin = time.process_time()
     message = refusal(lambda: read_tensors(path))
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     assert message is None or message.startswith(f"{path} cannot be imported: ")
     assert "\n" not in (message or "")
 

@@ -25,8 +25,8 @@ class Lego(Rule):
     """Group the rank-1 units of all updates and keep the middle of each group (Zhao et al., 2025, section 4).
 
     A unit is a row of the right factor with its column of the left one. Groups are those of k-means; a middle
-    gets the mean length of its units back, and the product is scaled by the root of the adapters' rank over the
-    number of groups.
+    gets the mean length of its units back, and the product is scaled by the root of rank over
+    the number of groups.
 
     Which units an update falls into depends on how it is split into factors. Here they are its singular
     ones, each half the singular value; of ``(u, v)`` and ``(-u, -v)``, which are the same unit, the one

@@ -17,10 +17,19 @@ from contpeft.merging.compare import (
     principal_sines,
 )
 from contpeft.merging.core import CoreSpace, core_space
+from contpeft.merging.interference import Interference, InterferenceReport, interference
+from contpeft.merging.measures import (
+    energy_inside_both,
+    input_residual,
+    overlap,
+    singular_task_interference,
+)
 from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
 
 __all__ = [
     "CoreSpace",
+    "Interference",
+    "InterferenceReport",
     "Update",
     "balanced_factors",
     "canonical",
@@ -29,11 +38,16 @@ __all__ = [
     "cosines",
     "distance",
     "energy_inside",
+    "energy_inside_both",
     "gram",
     "inner",
+    "input_residual",
+    "interference",
+    "overlap",
     "principal_cosines",
     "principal_sines",
     "rank_for_energy",
+    "singular_task_interference",
     "truncated",
     "water_fill",
 ]

@@ -19,6 +19,13 @@ from contpeft.merging.compare import (
 from contpeft.merging.core import CoreSpace, core_space
 from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse
 from contpeft.merging.heads import Heads, merge_heads
+from contpeft.merging.interference import Interference, InterferenceReport, interference
+from contpeft.merging.measures import (
+    energy_inside_both,
+    input_residual,
+    overlap,
+    singular_task_interference,
+)
 from contpeft.merging.rank import Rank
 from contpeft.merging.rules import RULES, Rule, RuleSpec, make_rule
 from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
@@ -28,6 +35,8 @@ __all__ = [
     "CoreSpace",
     "Fusion",
     "Heads",
+    "Interference",
+    "InterferenceReport",
     "Merged",
     "ModuleReport",
     "Rank",
@@ -42,14 +51,19 @@ __all__ = [
     "cosines",
     "distance",
     "energy_inside",
+    "energy_inside_both",
     "fuse",
     "gram",
     "inner",
+    "input_residual",
+    "interference",
     "make_rule",
     "merge_heads",
+    "overlap",
     "principal_cosines",
     "principal_sines",
     "rank_for_energy",
+    "singular_task_interference",
     "truncated",
     "water_fill",
 ]

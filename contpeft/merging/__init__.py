@@ -17,7 +17,7 @@ from contpeft.merging.compare import (
     principal_sines,
 )
 from contpeft.merging.core import CoreSpace, core_space
-from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse
+from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse, in_order
 from contpeft.merging.heads import Heads, merge_heads
 from contpeft.merging.interference import Interference, InterferenceReport, interference
 from contpeft.merging.measures import (
@@ -28,6 +28,7 @@ from contpeft.merging.measures import (
 )
 from contpeft.merging.rank import Rank
 from contpeft.merging.rules import RULES, Rule, RuleSpec, make_rule
+from contpeft.merging.site import Site
 from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Rank",
     "Rule",
     "RuleSpec",
+    "Site",
     "Source",
     "Update",
     "balanced_factors",
@@ -54,6 +56,7 @@ __all__ = [
     "energy_inside_both",
     "fuse",
     "gram",
+    "in_order",
     "inner",
     "input_residual",
     "interference",

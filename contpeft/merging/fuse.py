@@ -18,7 +18,7 @@ from contpeft.merging.rules import Rule
 from contpeft.merging.site import Site
 from contpeft.merging.update import Update, truncated
 
-__all__ = ["Fusion", "Merged", "ModuleReport", "Source", "fuse", "one_thread"]
+__all__ = ["Fusion", "Merged", "ModuleReport", "Source", "fuse", "in_order", "one_thread"]
 
 Observer = Callable[[Site, Update], None]
 
@@ -93,12 +93,14 @@ class Merged:
         config: its configuration.
         tensors: its own.
         modules: what became of each module, in order.
+        learned: what the rule learnt from all modules.
     """
 
     kind: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     modules: tuple[ModuleReport, ...]
+    learned: Mapping[str, float]
 
     @property
     def norm(self) -> float:
@@ -134,7 +136,7 @@ def fuse(sources: Sequence[Source], fusion: Fusion, observe: Observer | None = N
         UnsupportedError: if adapters are of a kind that cannot be merged, or not by this rule.
         SpecError: if shapes, weights or parameters do not fit, or a value is not finite.
     """
-    given = _in_order(sources, fusion)
+    given = in_order(sources, fusion)
     with one_thread():
         return _Fuse(given, fusion).run(observe)
 
@@ -150,7 +152,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_order(sources: Sequence[Source], fusion: Fusion) -> list[Source]:
+def in_order(sources: Sequence[Source], fusion: Fusion) -> list[Source]:
+    """Returns the adapters in the order in which they are merged, those of weight 0 left out."""
     spec = fusion.rule.spec
     if not sources:
         raise SpecError("there is no adapter to merge; name one at least")
@@ -197,7 +200,7 @@ class _Fuse:
         if not tensors:
             raise SpecError("the merged adapter is zero everywhere; there is nothing to store")
         config = self._kind.config({report.module: report.rank for report in reports if report.rank})
-        return Merged(self._sources[0].kind, config, tensors, tuple(reports))
+        return Merged(self._sources[0].kind, config, tensors, tuple(reports), self._rule.learned())
 
     def _cut(self, site: Site, update: Update, ranks: Mapping[str, int]) -> Update:
         if self._kind.elementwise:

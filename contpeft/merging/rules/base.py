@@ -76,6 +76,10 @@ class Rule(ABC):
         """Returns the rule with what it had to learn from all modules."""
         return self
 
+    def learned(self) -> dict[str, float]:
+        """Returns what :meth:`prepared` learnt, for whoever goes on from the result."""
+        return {}
+
     @property
     def dense(self) -> bool:
         """Whether results are matrices of full rank, which storing cuts down."""

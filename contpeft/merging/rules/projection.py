@@ -59,12 +59,19 @@ class Opcm(Ordered):
     the next.
 
     Attributes:
-        block: leading directions are those before the sum of singular values passes this share.
-        factor: what the sum is multiplied by.
+        block: leading directions are those before the sum of singular values passes this share. seen: how
+        many adapters the first one is a merge of already, at its norm before scaling; 0 if it is one
+            of its own.
+        mean_norm: the mean norm of those.
+        factor: what the sum is multiplied by; learnt.
+        mean: the mean norm of all adapters merged; learnt.
     """
 
     block: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    seen: Annotated[int, Field(ge=0)] = 0
+    mean_norm: Annotated[float, Field(ge=0)] = 0.0
     factor: float = Field(default=1.0, init=False, repr=False)
+    mean: float = Field(default=0.0, init=False, repr=False)
 
     spec: ClassVar[RuleSpec] = RuleSpec(
         "opcm",
@@ -81,16 +88,22 @@ class Opcm(Ordered):
 
     def prepared(self, sites: Iterable[Site]) -> Self:
         """Returns the rule with its factor."""
-        own: dict[int, float] = defaultdict(float)
+        squares: dict[int, float] = defaultdict(float)
         total = 0.0
         for site in sites:
             total += float(super().merge(site).norm) ** 2
             for place, update in zip(site.places, site.weighted, strict=True):
-                own[place] += float(update.norm) ** 2
+                squares[place] += float(update.norm) ** 2
+        new = [math.sqrt(square) for place, square in squares.items() if place > 0 or not self.seen]
+        mean = (self.seen * self.mean_norm + sum(new)) / (self.seen + len(new))
         ready = dataclasses.replace(self)
-        mean = sum(map(math.sqrt, own.values())) / max(1, len(own))
         object.__setattr__(ready, "factor", mean / math.sqrt(total) if total > 0 else 1.0)
+        object.__setattr__(ready, "mean", mean)
         return ready
+
+    def learned(self) -> dict[str, float]:
+        """Returns the factor, and the mean norm of all adapters merged."""
+        return {"factor": self.factor, "mean_norm": self.mean}
 
     def merge(self, site: Site) -> Update:
         """Returns the merged update."""

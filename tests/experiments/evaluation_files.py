@@ -1,4 +1,4 @@
-"""A small real store for tests of measuring and deciding: tickets of two teams, learnt by MiniLM's first layer.
+"""A small real store for tests of measuring: tickets of two teams, learnt by MiniLM's first layer.
 
 ``support.isolated.billing@1`` and ``support.isolated.travel@1`` have a head each, the head of
 ``support.sequential@2`` knows the classes of both.

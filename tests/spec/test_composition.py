@@ -40,7 +40,12 @@ def test_the_digest_is_of_contents_and_of_whose_head_answers() -> None:
     contents = {"both@1": "b", "copy@1": "b", "mail@3": "m", "other@1": "m"}.__getitem__
     digests = {
         each.digest(contents)
-        for each in (LENT, Single("copy@1", "other@1"), Single("copy@1", "mail@3"), Single("both@1", "other@1"))
+        for each in (
+            LENT,
+            Single("copy@1", "other@1"),
+            Single("copy@1", "mail@3"),
+            Single("both@1", "other@1"),
+        )
     }
     assert len(digests) == 1
     others = {Single("both@1"), Single("mail@3", "both@1"), Single("mail@3")}

@@ -64,10 +64,11 @@ def gate(
     ] = "task_aware",
     as_json: AsJson = False,
 ) -> None:
-    """Fail (exit code 1) if a version forgot too much against another.
+    """Compare two versions; fail if one forgot too much.
 
-    Both answer the test rows of every task of the file. The measured loss decides; intervals and p-values
-    say what chance could do. What was measured is kept in the store.
+    It passes with exit code 0 and fails with 1. Both answer the test rows of every task of the file. The
+    measured loss decides; intervals and p-values say what chance could do. What was measured is kept in
+    the store.
     """
     from contpeft.experiments.config import load_evaluation
     from contpeft.experiments.evaluation import Evaluation
@@ -126,7 +127,7 @@ def _print_tasks(report: GateReport) -> None:
             lambda row: f"{_signed(row[1].low)} to {_signed(row[1].high)}",
             right=True,
         ),
-        Column("p", lambda row: row[1].p, "{:.3f}".format, right=True),
+        Column("p", lambda row: row[1].p, _probability, right=True),
     ]
     print_table([*rows, ("mean", report.mean)], columns, indent=2)
     borrowed = {each.candidate for each in report.tasks} | {each.champion for each in report.tasks}
@@ -143,7 +144,7 @@ def _print_slices(report: GateReport) -> None:
     columns: list[Column[SliceChange]] = [
         Column("slice", lambda each: f"{each.column}={each.value}"),
         *_numbers(lambda each: each.change),
-        Column("p", lambda each: each.p, "{:.3f}".format, right=True),
+        Column("p", lambda each: each.p, _probability, right=True),
     ]
     print_table(lost, columns, indent=2)
 
@@ -177,3 +178,7 @@ def _percent(share: float) -> str:
 
 def _signed(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def _probability(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"

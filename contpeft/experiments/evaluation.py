@@ -13,7 +13,7 @@ from contpeft.adapters import AdaptedModel
 from contpeft.digest import json_digest
 from contpeft.experiments.config import Experiment
 from contpeft.experiments.guests import provisional
-from contpeft.experiments.heads import check_heads, with_head
+from contpeft.experiments.lending import check_heads, with_head
 from contpeft.experiments.task_rows import TaskRows, answerable, rows_of
 from contpeft.spec import AdapterState, BaseModel, Protocol, Score, Single, Version
 from contpeft.store import AdapterStore
@@ -91,7 +91,7 @@ class Evaluation:
         return version.ref
 
     def answers(self, ref: str, task: TaskRows) -> Single:
-        """Returns what answers a task: the version, and whose head; see :func:`.heads.with_head`.
+        """Returns what answers a task: the version, and whose head; see :func:`.lending.with_head`.
 
         Raises:
             SpecError: if no head answers, or several could.

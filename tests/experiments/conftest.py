@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 # The helpers are imported by name.
 sys.path.append(str(Path(__file__).parent))
 
-from evaluation_files import write_support
+from evaluation_files import copy_support, write_support
 from sequence_files import run_to_end, write_experiment
 
 from contpeft.store import AdapterStore
@@ -34,7 +33,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def support(learnt: Path, tmp_path: Path) -> Iterator[AdapterStore]:
     """A copy of that store; the evaluation file is ``eval.yaml`` beside it."""
-    shutil.copytree(learnt, tmp_path, dirs_exist_ok=True)
+    copy_support(learnt, tmp_path)
     store = AdapterStore(tmp_path / "adapters", create=False)
     yield store
     store.close()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,12 @@ def write_support(folder: Path) -> Path:
     }
     run_experiment(parse_experiment({**yaml.safe_load(path.read_text()), **trial}))
     return path
+
+
+def copy_support(learnt: Path, folder: Path) -> None:
+    """Copies what :func:`write_support` made, so that a test may change it."""
+    shutil.copytree(learnt, folder, dirs_exist_ok=True)
+    (folder / "eval.yaml").write_text(EVALUATION.format(data=folder / "tickets"))
 
 
 def register(

@@ -16,17 +16,16 @@ from typing import Any, NamedTuple
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from contpeft.adapters.find import HEADS_IN_MODEL
 from contpeft.adapters.methods import VOLATILE, config_from_json, config_to_json
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterState, HeadSpec
+from contpeft.spec.lora import ROOT, lora_alpha, lora_rank
 
-__all__ = ["ROOT", "changed_modules", "lora_alpha", "lora_rank", "state_from_peft"]
+__all__ = ["changed_modules", "state_from_peft"]
 
-ROOT = "base_model.model."
 _TOKENS = "trainable_tokens_"
 _WRAPPERS = (".base_layer", ".token_adapter")
 _REFUSALS = (AttributeError, KeyError, TypeError, ValueError, re.error)
@@ -71,16 +70,6 @@ def changed_modules(state: AdapterState) -> set[str]:
     return {module for module in _layers(state.adapter_tensors(), prefixes) if module}
 
 
-def lora_rank(config: PeftConfig, module: str) -> Any:
-    """Returns the rank a LoRA configuration gives to a module."""
-    return _by_pattern(getattr(config, "rank_pattern", None), module, getattr(config, "r", None))
-
-
-def lora_alpha(config: PeftConfig, module: str) -> Any:
-    """Returns the alpha a LoRA configuration gives to a module."""
-    return _by_pattern(getattr(config, "alpha_pattern", None), module, getattr(config, "lora_alpha", None))
-
-
 def _state(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterState:
     config = _config(told)
     prefixes = _prefixes(config)
@@ -95,11 +84,6 @@ def _state(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterSta
         for module, parts in layers.items():
             _check_lora(config, module, parts)
     return AdapterState(_method(config), config_to_json(config), factors | head_tensors, head)
-
-
-def _by_pattern(pattern: Mapping[str, Any] | None, module: str, usual: Any) -> Any:
-    values = pattern or {}
-    return values.get(get_pattern_key(list(values), module), usual)
 
 
 def _config(told: Mapping[str, Any]) -> PeftConfig:
@@ -216,7 +200,8 @@ def _check_lora(config: Any, module: str, parts: Mapping[str, Tensor]) -> None:
 
 def _check_rank(config: PeftConfig, module: str, shapes: Sequence[tuple[int, ...]]) -> None:
     """Checks the shapes ``(r, in)`` and ``(out, r)`` of a pair, and its scaling."""
-    rank, alpha = lora_rank(config, module), lora_alpha(config, module)
+    told = vars(config)
+    rank, alpha = lora_rank(told, module), lora_alpha(told, module)
     if not isinstance(alpha, int | float):
         raise SpecError(f"adapter_config.json gives {module!r} alpha {alpha!r}, which is no number")
     if any(len(shape) < 2 for shape in shapes):

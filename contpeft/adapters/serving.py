@@ -8,7 +8,6 @@ have no factors get zero ones. What the adapter computes stays the same up to ro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from contpeft.adapters.folder import ROOT, lora_alpha, lora_rank
 from contpeft.adapters.methods import VOLATILE, config_from_json, config_to_json
 from contpeft.errors import BaseMismatchError, UnsupportedError, UsageError
 from contpeft.spec import AdapterState
+from contpeft.spec.lora import ROOT, lora_scaling
 
 __all__ = ["serving_state"]
 
@@ -65,7 +64,7 @@ def serving_state(state: AdapterState, model: nn.Module | None = None) -> Adapte
     """
     _check_plain(state)
     config: Any = config_from_json(state.config)
-    pairs = {module: _folded(config, module, pair) for module, pair in _pairs(state).items()}
+    pairs = {module: _folded(state.config, module, pair) for module, pair in _pairs(state).items()}
     rank = _served_rank(max(len(a) for a, _ in pairs.values()))
     types = sorted({module.rpartition(".")[2] for module in pairs})
     if model is not None:
@@ -107,10 +106,8 @@ def _pairs(state: AdapterState) -> dict[str, _Pair]:
     return {each: (tensors[f"{ROOT}{each}{_A}"], tensors[f"{ROOT}{each}{_B}"]) for each in modules}
 
 
-def _folded(config: Any, module: str, pair: _Pair) -> _Pair:
-    rank, alpha = lora_rank(config, module), lora_alpha(config, module)
-    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
-    return pair[0], (pair[1].double() * scale).to(pair[1].dtype)
+def _folded(config: Mapping[str, Any], module: str, pair: _Pair) -> _Pair:
+    return pair[0], (pair[1].double() * lora_scaling(config, module)).to(pair[1].dtype)
 
 
 def _served_rank(rank: int) -> int:

@@ -12,6 +12,7 @@ from contpeft.store.events import Event
 from contpeft.store.exchange import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
+from contpeft.store.fusion import Candidate, Plan, Request, Verdict
 from contpeft.store.gc import Collected
 from contpeft.store.lineage import Branch
 from contpeft.store.prune import Policy, Pruned
@@ -31,6 +32,7 @@ __all__ = [
     "Backup",
     "Branch",
     "Bundled",
+    "Candidate",
     "Change",
     "Checked",
     "Collected",
@@ -41,12 +43,14 @@ __all__ = [
     "Finding",
     "LineUsage",
     "Metric",
+    "Plan",
     "Policy",
     "Profile",
     "Pruned",
     "Pushed",
     "Remote",
     "Removed",
+    "Request",
     "Run",
     "ScoreChange",
     "Sort",
@@ -54,4 +58,5 @@ __all__ = [
     "Step",
     "TensorChange",
     "Usage",
+    "Verdict",
 ]

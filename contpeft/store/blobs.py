@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contpeft.errors import IntegrityError
@@ -145,18 +145,20 @@ class Blobs:
             IntegrityError: if it is missing, cannot be read, or has other bytes.
         """
         path = self.path(sha256)
-        try:
+        with _damage_told(path, what):
             data = path.read_bytes()
-        except OSError as error:
-            raise IntegrityError(
-                f"{what} cannot be read: {path}: {error.strerror}; register it again or restore a backup"
-            ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise IntegrityError(
-                f"{what} is damaged: {path} has other bytes than were stored; "
-                "register it again or restore a backup"
-            )
+            raise _damaged(path, what)
         return data
+
+    def checked(self, sha256: str, what: str) -> Path:
+        """Returns where a blob is after checking its bytes as a stream; raises what :meth:`read` raises."""
+        path = self.path(sha256)
+        with _damage_told(path, what), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise _damaged(path, what)
+        return path
 
     def put(self, data: bytes, sha256: str) -> Path | None:
         """Makes the blob durable under its name, replacing a damaged one.
@@ -223,3 +225,19 @@ class Blobs:
 
     def _place_in_quarantine(self, sha256: str) -> Path:
         return self._quarantine / f"{sha256}-{secrets.token_hex(8)}{_SUFFIX}"
+
+
+@contextmanager
+def _damage_told(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise IntegrityError(
+            f"{what} cannot be read: {path}: {error.strerror}; register it again or restore a backup"
+        ) from error
+
+
+def _damaged(path: Path, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{what} is damaged: {path} has other bytes than were stored; register it again or restore a backup"
+    )

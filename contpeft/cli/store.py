@@ -12,6 +12,7 @@ from contpeft.cli import (
     store_exchange,
     store_find,
     store_fuse,
+    store_gate,
     store_show,
     store_transfer,
     store_upkeep,
@@ -51,6 +52,7 @@ app.command(rich_help_panel=READ, epilog=store_show.DIFF_EXAMPLES)(store_show.di
 app.command(rich_help_panel=READ, epilog=store_find.QUERY_EXAMPLES)(store_find.query)
 app.command(rich_help_panel=READ, epilog=store_show.DU_EXAMPLES)(store_show.du)
 app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.path)
+app.command(rich_help_panel=READ, epilog=store_gate.GATE_EXAMPLES)(store_gate.gate)
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)

@@ -9,6 +9,7 @@ from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
+from contpeft.store.examine import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
 from contpeft.store.exchange import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
@@ -24,6 +25,7 @@ from contpeft.store.transfer import Arrived, Bundled, Conflict, Pushed, Remote
 from contpeft.store.usage import LineUsage, Usage
 
 __all__ = [
+    "AdapterReport",
     "AdapterStore",
     "AliasChange",
     "Answer",
@@ -38,9 +40,12 @@ __all__ = [
     "Difference",
     "Event",
     "Exported",
+    "Family",
     "Finding",
+    "Inspection",
     "LineUsage",
     "Metric",
+    "ModuleReport",
     "Policy",
     "Profile",
     "Pruned",
@@ -53,5 +58,6 @@ __all__ = [
     "Status",
     "Step",
     "TensorChange",
+    "TensorNorm",
     "Usage",
 ]

@@ -10,15 +10,15 @@ from typing import Final
 
 from scipy.special import ndtri, stdtr
 
-__all__ = ["SMALLEST", "robust_scores"]
+__all__ = ["robust_scores"]
 
-# With fewer others a median and a spread say little.
-SMALLEST: Final = 5
 # The median absolute deviation of a normal distribution in standard deviations.
 _NORMAL: Final = 0.6745
 
 
-def robust_scores(own: Mapping[str, float], others: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def robust_scores(
+    own: Mapping[str, float], others: Mapping[str, Sequence[float]], *, enough: int = 5
+) -> dict[str, float]:
     """Returns how far numbers are from the medians of others, as normal scores.
 
     Modified z-scores ``0.6745 (x - median) / MAD`` (Iglewicz and Hoaglin, 1993, "How to Detect and
@@ -33,12 +33,13 @@ def robust_scores(own: Mapping[str, float], others: Mapping[str, Sequence[float]
     Args:
         own: the number at each place.
         others: the numbers of others at that place.
+        enough: with fewer others than that a place has no score: a median and a spread say little.
 
     Returns:
-        The score at each place with :data:`SMALLEST` others or more, finite. Where others do not differ at
+        The score at each place with ``enough`` others, finite. Where others do not differ at
         any place, it is 0 for their value and about 38 for another one.
     """
-    middles = {place: median(others[place]) for place in own if len(others.get(place, ())) >= SMALLEST}
+    middles = {place: median(others[place]) for place in own if len(others.get(place, ())) >= enough}
     away = {place: [abs(x - middle) for x in others[place]] for place, middle in middles.items()}
     pooled = median([x for values in away.values() for x in values]) if away else 0.0
     return {

@@ -169,7 +169,7 @@ def test_other_methods_have_norms_and_the_reason_in_words(family: AdapterStore) 
 
 def test_adapters_of_different_bases_are_not_compared(family: AdapterStore) -> None:
     family.register("elsewhere", TRAINED[0], base=BaseModel("other", "07he5", 1))
-    with pytest.raises(UsageError, match="different bases .*: task-0@1 on tiny-bert, elsewhere@1 on other"):
+    with pytest.raises(UsageError, match=r"different bases .*: task-0@1 on tiny-bert, elsewhere@1 on other"):
         family.inspect.adapters(["task-0", "elsewhere"])
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_refused(family: AdapterStore) -> None:
     path = family._blobs.path(family.show("task-4").sha256)
     path.unlink()
     Path(path).write_bytes(b"nothing")
-    with pytest.raises(IntegrityError, match="version 'task-4@1' in .* is damaged"):
+    with pytest.raises(IntegrityError, match=r"version 'task-4@1' in .* is damaged"):
         family.inspect.adapters(["task-0"])
 
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from contpeft.store.examine.report import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
+from contpeft.store.examine.report import (
+    BEYOND,
+    ENOUGH,
+    AdapterReport,
+    Family,
+    Inspection,
+    ModuleReport,
+    TensorNorm,
+)
 
-__all__ = ["AdapterReport", "Family", "Inspection", "ModuleReport", "TensorNorm"]
+__all__ = ["BEYOND", "ENOUGH", "AdapterReport", "Family", "Inspection", "ModuleReport", "TensorNorm"]

@@ -18,7 +18,7 @@ from contpeft.merging.outliers import robust_scores
 from contpeft.merging.similarity import Similarity, similarity
 from contpeft.merging.spectrum import Spectrum, singular_values, spectrum
 from contpeft.spec import AdapterState, Version
-from contpeft.store.examine.report import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
+from contpeft.store.examine.report import ENOUGH, AdapterReport, Family, Inspection, ModuleReport, TensorNorm
 
 __all__ = ["compare", "examine"]
 
@@ -117,7 +117,7 @@ def _scored(report: AdapterReport, spectra: Mapping[str, Sequence[Spectrum]]) ->
     for name, feature in _FEATURES.items():
         own = {module.module: feature(module.spectrum) for module in report.modules}
         others = {module: [feature(each) for each in found] for module, found in spectra.items()}
-        for module, score in robust_scores(own, others).items():
+        for module, score in robust_scores(own, others, enough=ENOUGH).items():
             scores[module][name] = score
     modules = (replace(module, scores=scores.get(module.module, {})) for module in report.modules)
     return replace(report, modules=tuple(modules))

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from contpeft.merging.similarity import Similarity
     from contpeft.merging.spectrum import Spectrum
 
-__all__ = ["BEYOND", "AdapterReport", "Family", "Inspection", "ModuleReport", "TensorNorm"]
+__all__ = ["BEYOND", "ENOUGH", "AdapterReport", "Family", "Inspection", "ModuleReport", "TensorNorm"]
 
 # A robust z-score beyond is that of an outlier (Iglewicz and Hoaglin, 1993).
 BEYOND: Final = 3.5
+# With fewer others a median and a spread say little.
+ENOUGH: Final = 5
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from contpeft.cli import (
     store_change,
     store_exchange,
     store_find,
+    store_fuse,
     store_inspect,
     store_show,
     store_transfer,
@@ -38,6 +39,7 @@ class Panels(TyperGroup):
 
 READ: Final = "Read"
 WRITE: Final = "Write"
+MERGE: Final = "Merge"
 EXCHANGE: Final = "Exchange"
 MAINTAIN: Final = "Maintain"
 
@@ -54,6 +56,9 @@ app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.pa
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)
+app.command(rich_help_panel=MERGE, epilog=store_fuse.FUSE_EXAMPLES)(store_fuse.fuse)
+app.command(rich_help_panel=MERGE, epilog=store_fuse.RULES_EXAMPLES)(store_fuse.rules)
+app.command(rich_help_panel=MERGE, epilog=store_fuse.VERIFY_EXAMPLES)(store_fuse.verify_recipe)
 app.command(rich_help_panel=EXCHANGE, epilog=store_exchange.EXPORT_EXAMPLES)(store_exchange.export)
 app.command("import", rich_help_panel=EXCHANGE, epilog=store_exchange.IMPORT_EXAMPLES)(
     store_exchange.import_folder

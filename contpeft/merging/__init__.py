@@ -1,7 +1,7 @@
-"""Exact algebra of low-rank updates: pure functions on their factors, no model, no files.
+"""Merging adapters: an exact algebra of low-rank updates, and rules on it; no model, no files.
 
-Nothing here ever makes a dense ``d_out x d_in`` matrix; costs are ``O(d R^2 + R^3)`` for updates whose
-ranks add up to ``R``.
+But for rules on the entries of a weight itself (``space="delta"``, Fisher), nothing here ever makes a dense
+``d_out x d_in`` matrix; costs are ``O(d R^2 + R^3)`` for updates whose ranks add up to ``R``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from contpeft.merging.compare import (
     principal_sines,
 )
 from contpeft.merging.core import CoreSpace, core_space
+from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse, in_order
+from contpeft.merging.heads import Heads, merge_heads
 from contpeft.merging.interference import Interference, InterferenceReport, interference
 from contpeft.merging.measures import (
     energy_inside_both,
@@ -24,12 +26,25 @@ from contpeft.merging.measures import (
     overlap,
     singular_task_interference,
 )
+from contpeft.merging.rank import Rank
+from contpeft.merging.rules import RULES, Rule, RuleSpec, make_rule
+from contpeft.merging.site import Site
 from contpeft.merging.update import Update, balanced_factors, canonical, combine, truncated
 
 __all__ = [
+    "RULES",
     "CoreSpace",
+    "Fusion",
+    "Heads",
     "Interference",
     "InterferenceReport",
+    "Merged",
+    "ModuleReport",
+    "Rank",
+    "Rule",
+    "RuleSpec",
+    "Site",
+    "Source",
     "Update",
     "balanced_factors",
     "canonical",
@@ -39,10 +54,14 @@ __all__ = [
     "distance",
     "energy_inside",
     "energy_inside_both",
+    "fuse",
     "gram",
+    "in_order",
     "inner",
     "input_residual",
     "interference",
+    "make_rule",
+    "merge_heads",
     "overlap",
     "principal_cosines",
     "principal_sines",

@@ -16,7 +16,17 @@ from torch import Tensor
 
 from contpeft.errors import SpecError
 
-__all__ = ["Update", "balanced_factors", "canonical", "combine", "significant", "truncated"]
+__all__ = [
+    "Update",
+    "balanced_factors",
+    "canonical",
+    "combine",
+    "decompose",
+    "polar",
+    "scaled",
+    "significant",
+    "truncated",
+]
 
 # Singular values below this share of the largest are rounding, not rank.
 _CUT: Final = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -95,6 +105,34 @@ def combine(terms: Sequence[tuple[Tensor, Tensor, float]], *, dtype: torch.dtype
     u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
     keep = significant(s)
     return _signed(q_left @ u[:, keep], s[keep], q_right @ vh[keep].T)
+
+
+def decompose(matrix: Tensor) -> Update:
+    """Returns a dense matrix ``(d_out, d_in)`` in canonical form, at the cost of a whole SVD."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    keep = significant(s)
+    return _signed(u[:, keep], s[keep], vh[keep].T)
+
+
+def scaled(update: Update, weight: float) -> Update:
+    """Returns an update times a number; no update at all if it is 0."""
+    if weight == 0:
+        return Update(update.u[:, :0], update.s[:0], update.v[:, :0])
+    return Update(update.u, update.s * abs(weight), update.v if weight > 0 else -update.v)
+
+
+def polar(stack: Tensor) -> Tensor:
+    """Returns the nearest matrix to ``(d, n)`` with orthonormal columns, in its own range.
+
+    Where the columns are dependent there is no such matrix, and completing it would be arbitrary: the
+    directions without extent are left out, and what is returned is the partial isometry of the polar
+    decomposition, which is unique (Higham, 2008, theorem 8.1).
+    """
+    q, r = torch.linalg.qr(stack)
+    u, s, vh = torch.linalg.svd(r, full_matrices=False)
+    keep = significant(s)
+    nearest: Tensor = q @ (u[:, keep] @ vh[keep])
+    return nearest
 
 
 def truncated(update: Update, rank: int) -> tuple[Update, Tensor]:

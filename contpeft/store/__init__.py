@@ -13,6 +13,7 @@ from contpeft.store.examine import AdapterReport, Family, Inspection, ModuleRepo
 from contpeft.store.exchange import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
+from contpeft.store.fusion import Candidate, Plan, Request, Verdict
 from contpeft.store.gc import Collected
 from contpeft.store.lineage import Branch
 from contpeft.store.prune import Policy, Pruned
@@ -33,6 +34,7 @@ __all__ = [
     "Backup",
     "Branch",
     "Bundled",
+    "Candidate",
     "Change",
     "Checked",
     "Collected",
@@ -46,12 +48,14 @@ __all__ = [
     "LineUsage",
     "Metric",
     "ModuleReport",
+    "Plan",
     "Policy",
     "Profile",
     "Pruned",
     "Pushed",
     "Remote",
     "Removed",
+    "Request",
     "Run",
     "ScoreChange",
     "Sort",
@@ -60,4 +64,5 @@ __all__ = [
     "TensorChange",
     "TensorNorm",
     "Usage",
+    "Verdict",
 ]

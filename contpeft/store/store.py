@@ -29,6 +29,7 @@ from contpeft.store.drafts import Draft
 from contpeft.store.events import Event
 from contpeft.store.exchange import Exchange
 from contpeft.store.find import Filter, Metric, Sort
+from contpeft.store.fusion import Fusing
 from contpeft.store.inspect import Inspect
 from contpeft.store.loading import load
 from contpeft.store.rows import now, timestamp
@@ -97,6 +98,11 @@ class AdapterStore:
     def exchange(self) -> Exchange:
         """Adapters out to the folders of PEFT, and in from them."""
         return Exchange(self._db, self._blobs, str(self.path), self.register)
+
+    @property
+    def fusion(self) -> Fusing:
+        """Versions made of versions."""
+        return Fusing(self._db, self._blobs, str(self.path), self.register)
 
     def close(self) -> None:
         """Closes the catalogue; the next use opens it again."""

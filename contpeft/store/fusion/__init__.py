@@ -1,0 +1,6 @@
+"""Versions made of versions: merged straight from the files, and the recipes to make them again."""
+
+from contpeft.store.fusion.fusing import Candidate, Fusing, Plan, Verdict
+from contpeft.store.fusion.request import Request
+
+__all__ = ["Candidate", "Fusing", "Plan", "Request", "Verdict"]

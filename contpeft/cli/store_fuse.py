@@ -19,8 +19,7 @@ __all__ = ["FUSE_EXAMPLES", "RULES_EXAMPLES", "VERIFY_EXAMPLES", "fuse", "rules"
 
 FUSE_EXAMPLES: Final = examples(
     "contpeft store fuse billing refunds --rule tsv --rank energy:0.95 --name support",
-    "contpeft store fuse billing@3 refunds@champion --weights 1,0.5 --name support --dry-run",
-    "contpeft store fuse billing refunds --rule ties --set density=0.3 --rank 16 --name support",
+    "contpeft store fuse billing@3 refunds --weights 1,0.5 --rule ties --set density=0.3 --name s --dry-run",
     "contpeft store fuse invoices --into support",
 )
 VERIFY_EXAMPLES: Final = examples(

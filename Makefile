@@ -33,7 +33,7 @@ bench: $(BENCHMARKS) ## run every benchmark (one alone: make bench-callback)
 $(BENCHMARKS): bench-%: benchmarks/%.py $(STAMP)
 	$(BIN)/python $<
 
-bench-store: $(BENCH_STAMP)
+bench-store bench-merging: $(BENCH_STAMP)
 
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
@@ -74,6 +74,6 @@ $(STAMP): pyproject.toml constraints.txt packages.txt
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
-	@echo "installing what bench-store compares with (the model registry of MLflow) ..."
+	@echo "installing what benchmarks compare with (the model registry of MLflow, mergekit) ..."
 	@$(INSTALL) --constraint constraints.txt --editable '.[bench]'
 	@touch $@

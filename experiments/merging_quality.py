@@ -35,8 +35,8 @@ from contpeft.spec import AdapterState, Parent, Single
 from contpeft.store import Request
 
 CONFIG = Path(__file__).parent / "clinc150.yaml"
-SEEDS, RANKS, SCALES = (0, 1, 2), ("8", "16", "32", "full"), (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-TEST_ROWS, VALIDATION_ROWS, MOMENT_ROWS = 150, 30, 150
+SEEDS, RANKS, SCALES = (0, 1, 2), ("8", "16", "32", "full"), (0.35, 0.6, 1.0, 1.7)
+TEST_ROWS, VALIDATION_ROWS, MOMENT_ROWS = 50, 10, 150
 LEFT_OUT = ("slerp",)  # between two adapters alone
 
 

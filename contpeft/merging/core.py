@@ -9,14 +9,14 @@ in which the stack has no extent are cut off, so that no basis vector is an acci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from contpeft.errors import SpecError
-from contpeft.merging.update import Update, canonical, significant
+from contpeft.merging.update import Reduced, Update, decompose, signed, significant
 
 __all__ = ["CoreSpace", "core_space"]
 
@@ -37,7 +37,19 @@ class CoreSpace:
 
     def update(self, core: Tensor) -> Update:
         """Returns the update with a core of ``(p, q)``, in canonical form."""
-        return canonical(self.u @ core, self.v.T, dtype=core.dtype)
+        return self.update_cut(core)[0]
+
+    def update_cut(self, core: Tensor, keep: Callable[[Tensor], int] | None = None) -> tuple[Update, Tensor]:
+        """Returns the update with a core of ``(p, q)`` cut to a rank, and all its singular values.
+
+        Args:
+            core: the core.
+            keep: how many singular values stay, given all ``(r,)``; all of them without it.
+        """
+        small = decompose(core)
+        rank = small.rank if keep is None else keep(small.s)
+        kept = signed(self.u @ small.u[:, :rank], small.s[:rank], self.v @ small.v[:, :rank])
+        return kept, small.s
 
 
 def core_space(updates: Sequence[Update]) -> CoreSpace:
@@ -62,8 +74,10 @@ def core_space(updates: Sequence[Update]) -> CoreSpace:
 def _basis(parts: Sequence[Tensor]) -> Tensor:
     """Returns the left singular vectors of a stack, ``(d, p)``, signed by their largest entries."""
     stack = torch.cat(list(parts), dim=1)
-    q, r = torch.linalg.qr(stack)
-    u, s, _ = torch.linalg.svd(r, full_matrices=False)
-    vectors: Tensor = q @ u[:, significant(s)]
+    if not stack.shape[1]:
+        return stack
+    reduced = Reduced.of(stack)
+    u, s, _ = torch.linalg.svd(reduced.r, full_matrices=False)
+    vectors = reduced.lift(u[:, significant(s)])
     largest = vectors.abs().argmax(dim=0, keepdim=True)
     return vectors * torch.where(vectors.gather(0, largest) < 0, -1.0, 1.0).to(vectors.dtype)

@@ -15,8 +15,9 @@ from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging.kinds import open_kind
 from contpeft.merging.rank import Rank
 from contpeft.merging.rules import Rule
+from contpeft.merging.rules.base import Cut
 from contpeft.merging.site import Site
-from contpeft.merging.update import Update, truncated
+from contpeft.merging.update import Update
 
 __all__ = ["Fusion", "Merged", "ModuleReport", "Source", "fuse", "in_order", "one_thread"]
 
@@ -190,11 +191,10 @@ class _Fuse:
         tensors: dict[str, Tensor] = {}
         reports = []
         for site in self._sites():
-            update = self._rule.merge(site)
             if observe:
-                observe(site, update)
-            kept = self._cut(site, update, ranks)
-            reports.append(_report(site, update, kept))
+                observe(site, self._rule.merge(site))
+            kept, spectrum = self._rule.merge_cut(site, self._cut(site, ranks))
+            reports.append(_report(site, kept, spectrum))
             if kept.rank or self._kind.elementwise:
                 tensors |= self._kind.tensors(site.module, kept)
         if not tensors:
@@ -202,17 +202,19 @@ class _Fuse:
         config = self._kind.config({report.module: report.rank for report in reports if report.rank})
         return Merged(self._sources[0].kind, config, tensors, tuple(reports), self._rule.learned())
 
-    def _cut(self, site: Site, update: Update, ranks: Mapping[str, int]) -> Update:
+    def _cut(self, site: Site, ranks: Mapping[str, int]) -> Cut:
+        """Returns how many singular values of a module stay, given all of them."""
         if self._kind.elementwise:
-            return update
+            return Tensor.numel
+        if ranks:
+            return lambda _: ranks[site.module]
         largest = max(b.shape[1] for b, _, _ in site.terms)
-        rank = ranks[site.module] if ranks else self._fusion.rank.of_module(update, largest)
-        return truncated(update, rank)[0]
+        return lambda s: self._fusion.rank.of_module(s, largest)
 
     def _shared_ranks(self) -> dict[str, int]:
         spectra, sizes = {}, {}
         for site in self._sites():
-            spectra[site.module] = self._rule.merge(site).s
+            spectra[site.module] = self._rule.merge_cut(site, lambda _: 0)[1]
             sizes[site.module] = self._kind.bytes_per_rank(site.module)
         return self._fusion.rank.of_all(spectra, sizes)
 
@@ -245,6 +247,6 @@ class _Fuse:
         return {need: value for need, value in found.items() if value is not None}
 
 
-def _report(site: Site, update: Update, kept: Update) -> ModuleReport:
-    error = float(torch.linalg.vector_norm(update.s[kept.rank :]))
-    return ModuleReport(site.module, len(site.terms), kept.rank, update.rank, float(update.norm), error)
+def _report(site: Site, kept: Update, spectrum: Tensor) -> ModuleReport:
+    norm, error = (float(torch.linalg.vector_norm(part)) for part in (spectrum, spectrum[kept.rank :]))
+    return ModuleReport(site.module, len(site.terms), kept.rank, spectrum.numel(), norm, error)

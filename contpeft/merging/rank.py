@@ -11,7 +11,6 @@ from torch import Tensor
 
 from contpeft.errors import SpecError
 from contpeft.merging.budget import rank_for_energy, water_fill
-from contpeft.merging.update import Update
 
 __all__ = ["Rank"]
 
@@ -60,17 +59,17 @@ class Rank:
         """Whether modules share one budget, so that all spectra are needed before the first is cut."""
         return self.kind in ("total", "bytes")
 
-    def of_module(self, update: Update, largest: int) -> int:
+    def of_module(self, s: Tensor, largest: int) -> int:
         """Returns the rank of one merged update, where modules share no budget.
 
         Args:
-            update: what is to be cut.
+            s: ``(r,)`` singular values of what is to be cut, going down.
             largest: the highest rank among the inputs.
         """
         if self.kind == "energy":
-            return rank_for_energy(update.s, self.value)
-        limits = {"full": update.rank, "same": largest, "number": int(self.value)}
-        return min(update.rank, limits[self.kind])
+            return rank_for_energy(s, self.value)
+        limits = {"full": s.numel(), "same": largest, "number": int(self.value)}
+        return min(s.numel(), limits[self.kind])
 
     def of_all(self, spectra: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, int]:
         """Returns the rank of each module where they share a budget.

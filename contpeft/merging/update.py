@@ -7,7 +7,7 @@ Here an update is its singular value decomposition ``U diag(S) V^T``, which depe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +17,16 @@ from torch import Tensor
 from contpeft.errors import SpecError
 
 __all__ = [
+    "Reduced",
     "Update",
     "balanced_factors",
     "canonical",
     "combine",
+    "combine_cut",
     "decompose",
     "polar",
     "scaled",
+    "signed",
     "significant",
     "truncated",
 ]
@@ -97,25 +100,74 @@ def combine(terms: Sequence[tuple[Tensor, Tensor, float]], *, dtype: torch.dtype
         SpecError: if there is no term, shapes do not fit, the type is another one, or a value is not
             finite.
     """
+    return combine_cut(terms, dtype=dtype)[0]
+
+
+def combine_cut(
+    terms: Sequence[tuple[Tensor, Tensor, float]],
+    keep: Callable[[Tensor], int] | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Update, Tensor]:
+    """Returns the sum of all terms cut to a rank, and all its singular values.
+
+    What is cut off is never computed but for its singular values, which makes a cut cheaper than the whole.
+
+    Args:
+        terms: as in :func:`combine`.
+        keep: how many singular values stay, given all ``(r,)``; all of them without it.
+        dtype: what to compute in.
+
+    Raises:
+        SpecError: as :func:`combine` does.
+    """
     _check(terms, dtype)
-    left = torch.cat([b.to(dtype) * weight for b, _, weight in terms], dim=1)
-    right = torch.cat([a.to(dtype) for _, a, _ in terms], dim=0)
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(right.T)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    left = Reduced.of(torch.cat([b.to(dtype) * weight for b, _, weight in terms], dim=1))
+    right = Reduced.of(torch.cat([a.to(dtype) for _, a, _ in terms], dim=0).T)
+    u, s, vh = torch.linalg.svd(left.r @ right.r.T, full_matrices=False)
     # What cancels leaves the rounding of its parts, which nothing in the result is large enough to show.
     rounding = (
-        4 * torch.finfo(dtype).eps * torch.linalg.matrix_norm(r_left) * torch.linalg.matrix_norm(r_right)
+        4 * torch.finfo(dtype).eps * torch.linalg.matrix_norm(left.r) * torch.linalg.matrix_norm(right.r)
     )
-    keep = significant(s) & (s > rounding)
-    return _signed(q_left @ u[:, keep], s[keep], q_right @ vh[keep].T)
+    s = s[significant(s) & (s > rounding)]
+    rank = min(s.numel(), s.numel() if keep is None else keep(s))
+    return signed(left.lift(u[:, :rank]), s[:rank], right.lift(vh[:rank].T)), s
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A tall matrix as ``Q r``, by Householder reflections; ``Q`` is applied, never formed.
+
+    Attributes:
+        r: ``(n, columns)``, upper triangular, ``n`` the smaller dimension.
+        reflectors: what LAPACK keeps of ``Q``.
+        tau: their lengths.
+    """
+
+    r: Tensor
+    reflectors: Tensor
+    tau: Tensor
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Reduced:
+        """Returns a matrix ``(d, columns)`` reduced."""
+        reflectors, tau = torch.geqrf(matrix)
+        n = tau.numel()
+        return cls(reflectors[:n].triu(), reflectors[:, :n], tau)
+
+    def lift(self, small: Tensor) -> Tensor:
+        """Returns ``Q small``: ``(n, c)`` to ``(d, c)``."""
+        padded = small.new_zeros(self.reflectors.shape[0], small.shape[1])
+        padded[: small.shape[0]] = small
+        lifted: Tensor = torch.ormqr(self.reflectors, self.tau, padded)
+        return lifted
 
 
 def decompose(matrix: Tensor) -> Update:
     """Returns a dense matrix ``(d_out, d_in)`` in canonical form, at the cost of a whole SVD."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     keep = significant(s)
-    return _signed(u[:, keep], s[keep], vh[keep].T)
+    return signed(u[:, keep], s[keep], vh[keep].T)
 
 
 def scaled(update: Update, weight: float) -> Update:
@@ -132,11 +184,10 @@ def polar(stack: Tensor) -> Tensor:
     directions without extent are left out, and what is returned is the partial isometry of the polar
     decomposition, which is unique (Higham, 2008, theorem 8.1).
     """
-    q, r = torch.linalg.qr(stack)
-    u, s, vh = torch.linalg.svd(r, full_matrices=False)
+    reduced = Reduced.of(stack)
+    u, s, vh = torch.linalg.svd(reduced.r, full_matrices=False)
     keep = significant(s)
-    nearest: Tensor = q @ (u[:, keep] @ vh[keep])
-    return nearest
+    return reduced.lift(u[:, keep] @ vh[keep])
 
 
 def truncated(update: Update, rank: int) -> tuple[Update, Tensor]:
@@ -174,7 +225,10 @@ def significant(s: Tensor) -> Tensor:
     return s > _CUT[s.dtype] * s[:1]
 
 
-def _signed(u: Tensor, s: Tensor, v: Tensor) -> Update:
+def signed(u: Tensor, s: Tensor, v: Tensor) -> Update:
+    """Returns singular triples with the signs of the canonical form."""
+    if not s.numel():
+        return Update(u, s, v)
     largest = u.abs().argmax(dim=0)
     signs = torch.where(u.gather(0, largest.unsqueeze(0)).squeeze(0) < 0, -1.0, 1.0).to(u.dtype)
     return Update(u * signs, s, v * signs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
@@ -17,16 +17,19 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from contpeft.errors import SpecError
+from contpeft.merging.layout import Term
 from contpeft.merging.site import Site
-from contpeft.merging.update import Update, canonical, combine, decompose
+from contpeft.merging.update import Update, combine, combine_cut, decompose, truncated
 
-__all__ = ["STRICT", "Entrywise", "Linear", "Ordered", "Rule", "RuleSpec", "Share", "Space"]
+__all__ = ["STRICT", "Core", "Cut", "Entrywise", "Linear", "Ordered", "Rule", "RuleSpec", "Share", "Space"]
 
 # What parameters are checked with.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 # A share of something: more than nothing, at most all.
 Share = Annotated[float, Field(gt=0, le=1)]
 Space = Literal["core", "knots", "delta"]
+# How many singular values stay, given all of them.
+Cut = Callable[[Tensor], int]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class Rule(ABC):
     @abstractmethod
     def merge(self, site: Site) -> Update:
         """Returns the merged update of one weight."""
+
+    def merge_cut(self, site: Site, keep: Cut) -> tuple[Update, Tensor]:
+        """Returns the merged update cut to a rank, and all its singular values ``(r,)``.
+
+        Args:
+            site: the weight.
+            keep: how many singular values stay, given all of them.
+        """
+        update = self.merge(site)
+        return truncated(update, keep(update.s))[0], update.s
 
     @property
     def global_pass(self) -> bool:
@@ -112,14 +125,40 @@ class Linear(Rule):
     @final
     def merge(self, site: Site) -> Update:
         """Returns the sum."""
+        return combine(self._terms(site), dtype=site.dtype)
+
+    @final
+    def merge_cut(self, site: Site, keep: Cut) -> tuple[Update, Tensor]:
+        """Returns the sum cut to a rank; what is cut off is not computed."""
+        return combine_cut(self._terms(site), keep, dtype=site.dtype)
+
+    def _terms(self, site: Site) -> list[Term]:
         pairs = zip(site.terms, self.coefficients(site), strict=True)
-        return combine([(b, a, scale * weight) for (b, a, scale), weight in pairs], dtype=site.dtype)
+        return [(b, a, scale * weight) for (b, a, scale), weight in pairs]
 
     @property
     @final
     def elementwise(self) -> bool:
         """A sum of vectors is one too."""
         return True
+
+
+class Core(Rule):
+    """A rule whose result lies in the core space of the updates."""
+
+    @abstractmethod
+    def core(self, site: Site) -> Tensor:
+        """Returns the merged core ``(p, q)``."""
+
+    @final
+    def merge(self, site: Site) -> Update:
+        """Returns the update with the merged core."""
+        return site.space.update(self.core(site))
+
+    @final
+    def merge_cut(self, site: Site, keep: Cut) -> tuple[Update, Tensor]:
+        """Returns the update cut to a rank; what is cut off never leaves the core."""
+        return site.space.update_cut(self.core(site), keep)
 
 
 class Ordered(Rule):
@@ -163,17 +202,23 @@ class Entrywise(Rule):
     @final
     def merge(self, site: Site) -> Update:
         """Returns the update with the merged entries."""
-        if site.elementwise or self.space == "delta":
-            merged = self.entries(_deltas(site), site)
-            return (
-                canonical(merged, torch.ones(1, 1), dtype=site.dtype)
-                if site.elementwise
-                else decompose(merged)
+        return self.merge_cut(site, Tensor.numel)[0]
+
+    @final
+    def merge_cut(self, site: Site, keep: Cut) -> tuple[Update, Tensor]:
+        """Returns the update with the merged entries cut to a rank."""
+        if site.elementwise:
+            return combine_cut(
+                [(self.entries(_deltas(site), site), torch.ones(1, 1), 1.0)], keep, dtype=site.dtype
             )
+        if self.space == "delta":
+            update = decompose(self.entries(_deltas(site), site))
+            return truncated(update, keep(update.s))[0], update.s
         core = site.space
         if self.space == "core":
-            return core.update(self.entries(core.cores, site))
-        return canonical(core.u, self.entries(core.cores @ core.v.T, site), dtype=site.dtype)
+            return core.update_cut(self.entries(core.cores, site), keep)
+        rows = self.entries(core.cores @ core.v.T, site)
+        return combine_cut([(core.u, rows, 1.0)], keep, dtype=site.dtype)
 
     @property
     @final

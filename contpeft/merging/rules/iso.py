@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contpeft.merging.core import CoreSpace
-from contpeft.merging.rules.base import STRICT, Rule, RuleSpec
+from contpeft.merging.rules.base import STRICT, Core, RuleSpec
 from contpeft.merging.site import Site
 from contpeft.merging.update import Update, decompose, polar
 
@@ -18,7 +18,7 @@ __all__ = ["IsoC", "IsoCts"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class IsoC(Rule):
+class IsoC(Core):
     """The sum of all updates, every singular value set to their mean (Marczak et al., 2025, section 4.1).
 
     The mean is over the directions the sum has. Over all ``min(d_out, d_in)`` of the matrix, as published for
@@ -38,19 +38,15 @@ class IsoC(Rule):
         keeps_one=False,
     )
 
-    def merge(self, site: Site) -> Update:
-        """Returns the merged update."""
-        core = site.space
-        total = decompose(core.cores.sum(0))
-        return (
-            core.update(self.scale * total.s.mean() * (total.u @ total.v.T))
-            if total.rank
-            else core.update(core.cores[0] * 0)
-        )
+    def core(self, site: Site) -> Tensor:
+        """Returns the merged core."""
+        total = decompose(site.space.cores.sum(0))
+        mean = total.s.sum() / max(1, total.rank)
+        return self.scale * mean * (total.u @ total.v.T)
 
 
 @dataclass(frozen=True, config=STRICT)
-class IsoCts(Rule):
+class IsoCts(Core):
     """Common directions of the sum, then each adapter's own, all equal (Marczak et al., 2025, section 4.2).
 
     Within the directions that the updates have: the first ones of the sum are common, and each update gives
@@ -72,12 +68,11 @@ class IsoCts(Rule):
         keeps_one=False,
     )
 
-    def merge(self, site: Site) -> Update:
-        """Returns the merged update."""
-        core = site.space
-        u, s, v = self._directions(core)
+    def core(self, site: Site) -> Tensor:
+        """Returns the merged core."""
+        u, s, v = self._directions(site.space)
         mean = s.sum() / max(1, s.numel())
-        return core.update(self.scale * mean * (polar(u) @ polar(v).T))
+        return self.scale * mean * (polar(u) @ polar(v).T)
 
     def _directions(self, core: CoreSpace) -> tuple[Tensor, Tensor, Tensor]:
         k, size = len(core.cores), min(core.cores.shape[1:])

@@ -6,17 +6,18 @@ from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from contpeft.merging.budget import rank_for_energy
-from contpeft.merging.rules.base import STRICT, Rule, RuleSpec, Share
+from contpeft.merging.rules.base import STRICT, Core, RuleSpec, Share
 from contpeft.merging.site import Site
-from contpeft.merging.update import Update, canonical, polar, truncated
+from contpeft.merging.update import polar, truncated
 
 __all__ = ["Tsv"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Tsv(Rule):
+class Tsv(Core):
     """Singular vectors of all updates side by side, each side whitened (Gargiulo et al., 2025, section 4).
 
     ``polar([U_1 ... U_k]) diag(S_1 ... S_k) polar([V_1 ... V_k])^T``. The paper takes ``min(d_out, d_in) /
@@ -39,9 +40,10 @@ class Tsv(Rule):
         variant="all true triples of each update; dependent directions share their place",
     )
 
-    def merge(self, site: Site) -> Update:
-        """Returns the merged update."""
+    def core(self, site: Site) -> Tensor:
+        """Returns the merged core."""
         kept = [truncated(update, rank_for_energy(update.s, self.keep))[0] for update in site.weighted]
-        u = polar(torch.cat([update.u for update in kept], dim=1))
-        v = polar(torch.cat([update.v for update in kept], dim=1))
-        return canonical(u * torch.cat([update.s for update in kept]), v.T, self.scale, dtype=site.dtype)
+        space = site.space
+        u = polar(space.u.T @ torch.cat([update.u for update in kept], dim=1))
+        v = polar(space.v.T @ torch.cat([update.v for update in kept], dim=1))
+        return self.scale * (u * torch.cat([update.s for update in kept])) @ v.T

@@ -7,16 +7,16 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from contpeft.merging.rules.base import STRICT, Rule, RuleSpec
+from contpeft.merging.rules.base import STRICT, Core, RuleSpec
 from contpeft.merging.site import Site
-from contpeft.merging.update import Update
 
 __all__ = ["Wudi"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Wudi(Rule):
+class Wudi(Core):
     """The update that acts on each adapter's inputs as that adapter does (Cheng et al., 2025, equation 12).
 
     It minimises ``sum_i |(X - D_i) D_i^T|^2 / |D_i|^2``. The paper descends for 300 steps; the objective is
@@ -37,12 +37,12 @@ class Wudi(Rule):
         variant="closed form in the core",
     )
 
-    def merge(self, site: Site) -> Update:
-        """Returns the minimum."""
+    def core(self, site: Site) -> Tensor:
+        """Returns the core of the minimum."""
         core = site.space
         norms = core.cores.square().sum((1, 2))
         grams = core.cores.mT @ core.cores / torch.where(norms > 0, norms, 1)[:, None, None]
         total = grams.sum(0)
         total = total + self.ridge * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype)
         inverse = torch.linalg.pinv(total, hermitian=True)
-        return core.update((core.cores @ grams).sum(0) @ inverse)
+        return (core.cores @ grams).sum(0) @ inverse

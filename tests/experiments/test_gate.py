@@ -15,24 +15,21 @@ from contpeft.errors import NotFoundError, UsageError
 from contpeft.experiments.config import load_evaluation
 from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.gate import _short, gate
-from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange
+from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange, Terms
 from contpeft.metrics.paired import compare, holm, mean_of
 from contpeft.store import AdapterStore
 
 
 def gated(store: AdapterStore, candidate: str, champion: str = BOTH, **options: Any) -> GateReport:
-    told = {key: options.pop(key) for key in ("rows", "heads") if key in options}
-    asked = Evaluation(load_evaluation(store.path.parent / "eval.yaml"), store, **told)
-    return gate(asked, candidate, champion, **options)
+    asked = Evaluation(load_evaluation(store.path.parent / "eval.yaml"), store)
+    return gate(asked, candidate, champion, Terms(**options))
 
 
 def report(*losses: tuple[int, int], allowed: float = 0.01, per_task: bool = False) -> GateReport:
     """Returns a report of tasks with so many rows lost of so many, the champion right everywhere."""
     changes = [compare([True] * n, [k >= lost for k in range(n)]) for lost, n in losses]
     tasks = tuple(TaskChange(f"t{k}", "a@1", "b@1", change, ()) for k, change in enumerate(changes))
-    return GateReport(
-        "a@1", "b@1", "task_aware", "accuracy", allowed, per_task, 0.05, mean_of(changes), tasks, ()
-    )
+    return GateReport("a@1", "b@1", Terms(allowed, per_task), "accuracy", mean_of(changes), tasks, ())
 
 
 class TestOnRealVersions:
@@ -64,7 +61,7 @@ class TestOnRealVersions:
 
     def test_the_spoiled_task_and_slice_are_named_and_the_others_are_not(self, support: AdapterStore) -> None:
         register(support, "deaf", without_class(support.load(BOTH), "refund"), BOTH)
-        found = gated(support, "deaf", per_task=True, slices=["channel", "label"])
+        found = gated(support, "deaf", per_task=True, slices=("channel", "label"))
         assert list(found.failures) == ["the mean over tasks", "task billing"]
         assert [each.change.difference for each in found.tasks] == [-0.5, 0.0]
         worst = found.lost_slices[:2]
@@ -103,9 +100,9 @@ class TestOnRealVersions:
         file = support.path.parent / "eval.yaml"
         file.write_text(file.read_text().replace(", columns: [channel, lang]", ""))
         assert gated(support, BOTH).slices == ()
-        assert len(gated(support, BOTH, slices=["label"]).slices) == 4
+        assert len(gated(support, BOTH, slices=("label",)).slices) == 4
         with pytest.raises(UsageError, match=r"no row has a column 'lang'.*columns: \[\.\.\.\]"):
-            gated(support, BOTH, slices=["lang"])
+            gated(support, BOTH, slices=("lang",))
 
     def test_columns_do_not_change_what_is_known(self, support: AdapterStore) -> None:
         gated(support, BOTH)

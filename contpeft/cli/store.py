@@ -13,6 +13,7 @@ from contpeft.cli import (
     store_find,
     store_fuse,
     store_gate,
+    store_inspect,
     store_show,
     store_transfer,
     store_upkeep,
@@ -49,6 +50,7 @@ app.command(rich_help_panel=READ, epilog=store_show.SHOW_EXAMPLES)(store_show.sh
 app.command(rich_help_panel=READ, epilog=store_show.LOG_EXAMPLES)(store_show.log)
 app.command(rich_help_panel=READ, epilog=store_show.TREE_EXAMPLES)(store_show.tree)
 app.command(rich_help_panel=READ, epilog=store_show.DIFF_EXAMPLES)(store_show.diff)
+app.command(rich_help_panel=READ, epilog=store_inspect.INSPECT_EXAMPLES)(store_inspect.inspect)
 app.command(rich_help_panel=READ, epilog=store_find.QUERY_EXAMPLES)(store_find.query)
 app.command(rich_help_panel=READ, epilog=store_show.DU_EXAMPLES)(store_show.du)
 app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.path)

@@ -9,6 +9,7 @@ from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
+from contpeft.store.examine import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
 from contpeft.store.exchange import Exported, Profile
 from contpeft.store.find import Metric, Sort
 from contpeft.store.fsck import Checked, Finding
@@ -25,6 +26,7 @@ from contpeft.store.transfer import Arrived, Bundled, Conflict, Pushed, Remote
 from contpeft.store.usage import LineUsage, Usage
 
 __all__ = [
+    "AdapterReport",
     "AdapterStore",
     "AliasChange",
     "Answer",
@@ -40,9 +42,12 @@ __all__ = [
     "Difference",
     "Event",
     "Exported",
+    "Family",
     "Finding",
+    "Inspection",
     "LineUsage",
     "Metric",
+    "ModuleReport",
     "Plan",
     "Policy",
     "Profile",
@@ -57,6 +62,7 @@ __all__ = [
     "Status",
     "Step",
     "TensorChange",
+    "TensorNorm",
     "Usage",
     "Verdict",
 ]

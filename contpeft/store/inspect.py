@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from contpeft.spec import AdapterRef, Score
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+
+from contpeft.digest import canonical_json
+from contpeft.spec import AdapterRef, Score, Version
 from contpeft.store import diff, lineage, query, steps, usage, versions
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.diff import Difference
+from contpeft.store.examine import Inspection
 from contpeft.store.lineage import Branch
 from contpeft.store.loading import load
 from contpeft.store.query import Answer
+from contpeft.store.reading import open_tensors
 from contpeft.store.usage import Usage
 
 __all__ = ["Inspect"]
@@ -71,6 +78,55 @@ class Inspect:
         return Difference(
             old.ref, new.ref, diff.fields(old, new), diff.tensors(*states), diff.scores(*scores)
         )
+
+    def adapters(
+        self,
+        refs: Sequence[str | AdapterRef],
+        *,
+        family: Sequence[str] = (),
+        limit: int = 50,
+        cut: float = 0.5,
+    ) -> Inspection:
+        """Returns what is inside adapters: spectra, outliers against a family, and how several relate.
+
+        Only catalogue and files are read, module by module; no model is needed. One adapter is compared
+        with the newest other versions of its kind on its base, several with each other.
+
+        Args:
+            refs: the versions; named twice, one counts once.
+            family: names of the adapters whose versions a single one is compared with; all without it.
+            limit: compare a single one with at most so many.
+            cut: the mean cosine that still joins two clusters of several.
+
+        Raises:
+            NotFoundError: if there is no such version or family.
+            UsageError: if several are on different bases.
+            IntegrityError: if a file is missing or damaged.
+        """
+        from contpeft.store.examine.adapters import compare, examine
+
+        with self._db.read() as connection:
+            ids = dict(versions.find(connection, ref, self._store) for ref in refs)
+            asked = [versions.select(connection, [("version.id = ?", each)])[0] for each in ids]
+            others = []
+            if len(asked) == 1:
+                others = self._family(connection, asked[0], family, limit)
+        opened = partial(open_tensors, self._blobs, store=self._store)
+        return examine(asked[0], others, opened) if len(asked) == 1 else compare(asked, opened, cut=cut)
+
+    def _family(
+        self, connection: sqlite3.Connection, version: Version, names: Sequence[str], limit: int
+    ) -> list[Version]:
+        """Returns the newest other versions of a version's kind on its base."""
+        where: list[tuple[str, ...]] = [
+            ("version.kind = ?", version.kind),
+            ("base_model.fingerprint = ?", version.base.fingerprint),
+            ("adapter.name || '@' || version.n <> ?", version.ref),
+        ]
+        if names:
+            ids = [versions.adapter_id(connection, name, self._store) for name in names]
+            where.append(("adapter.id IN (SELECT value FROM json_each(?))", canonical_json(ids)))
+        return versions.select(connection, where, limit)
 
     def usage(self) -> Usage:
         """Returns how many bytes the store holds, adapter by adapter."""

@@ -9,6 +9,7 @@ from contpeft.experiments.report.heatmaps import heat_map, heat_map_grid
 from contpeft.experiments.report.lineage import lineage_picture
 from contpeft.experiments.report.page import write_report
 from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
+from contpeft.experiments.report.spectra import inspection_picture
 from contpeft.experiments.report.tables import (
     Table,
     aggregate_table,
@@ -31,6 +32,7 @@ __all__ = [
     "comparison_table",
     "heat_map",
     "heat_map_grid",
+    "inspection_picture",
     "lineage_picture",
     "lineage_table",
     "matrix_table",

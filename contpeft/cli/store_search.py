@@ -37,7 +37,8 @@ class Asked:
         file: the evaluation file.
         rule: its name, ``"auto"``, or None.
         parameters: of the rule.
-        weights: numbers, ``"auto"``, or None.
+        weights: one a version, or None.
+        find_weights: whether they are searched.
         rank: as ``--rank`` says, or ``"auto"``.
         preset: the paper to follow, or None.
         trials: how many merges are tried.
@@ -50,7 +51,8 @@ class Asked:
     file: Path
     rule: str | None
     parameters: dict[str, str]
-    weights: tuple[float, ...] | Literal["auto"] | None
+    weights: tuple[float, ...] | None
+    find_weights: bool
     rank: str
     preset: Literal["lorahub"] | None
     trials: int
@@ -67,16 +69,18 @@ class Asked:
         from contpeft.experiments.search_space import RANKS, RULES_TRIED, Space, lorahub
 
         if self.preset is not None:
-            if self.rule is not None or self.rank != "full" or self.weights not in (None, AUTO):
-                raise UsageError("--preset lorahub says rule, rank and weights; leave --rule, --rank, --weights out")
+            if self.rule is not None or self.rank != "full" or self.weights is not None:
+                raise UsageError(
+                    "--preset lorahub says rule, rank and weights; leave --rule, --rank, --weights out"
+                )
             return lorahub(self.refs, **self.options)
-        if AUTO not in (self.rule, self.weights, self.rank):
+        if not self.find_weights and AUTO not in (self.rule, self.rank):
             raise UsageError("nothing is to be searched; say --weights auto, --rule auto or --rank auto")
         return Space(
             self.refs,
             rules=RULES_TRIED if self.rule == AUTO else (self.rule or "sum",),
             parameters=self.parameters,
-            weights=None if self.weights == AUTO else self.weights or (1.0,) * len(self.refs),
+            weights=None if self.find_weights else self.weights or (1.0,) * len(self.refs),
             ranks=RANKS if self.rank == AUTO else (self.rank,),
             **self.options,
         )
@@ -104,7 +108,9 @@ def find_merge(opened: AdapterStore, asked: Asked, name: str, *, dry_run: bool, 
         return
     _print_result(result)
     best = f"trial {result.best.number}"
-    print_lines(["", f"{best} is the best; nothing is stored" if version is None else f"{best} is {version.ref}"])
+    print_lines(
+        ["", f"{best} is the best; nothing is stored" if version is None else f"{best} is {version.ref}"]
+    )
 
 
 def _tell(trial: Trial, count: int) -> None:

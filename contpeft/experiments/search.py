@@ -132,10 +132,10 @@ class _Search:
     def _starts(self) -> Iterator[dict[str, Any]]:
         """Yields the plain merge by each rule."""
         space = self._space
+        low, high = space.bounds
         for rule in space.rules:
-            each = space.start
-            if each is None:
-                each = 1 / len(space.refs) if rule == "sum" else 1.0
+            plain = 1 / len(space.refs) if rule == "sum" else 1.0
+            each = min(max(plain if space.start is None else space.start, low), high)
             searched = space.refs if space.weights is None else ()
             yield {"rule": rule, **{_weight(ref): each for ref in searched}}
 

@@ -21,7 +21,6 @@ from contpeft.store import AdapterStore, Plan, Request
 __all__ = ["FUSE_EXAMPLES", "RULES_EXAMPLES", "VERIFY_EXAMPLES", "fuse", "rules", "verify_recipe"]
 
 FUSE_EXAMPLES: Final = examples(
-    "contpeft store fuse billing refunds --rule tsv --rank energy:0.95 --name support",
     "contpeft store fuse billing@3 refunds --weights 1,0.5 --rule ties --set density=0.3 --name s --dry-run",
     "contpeft store fuse invoices --into support",
     "contpeft store fuse billing refunds --rule auto --weights auto --eval eval.yaml --name support",

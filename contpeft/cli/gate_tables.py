@@ -41,9 +41,13 @@ def _print_tasks(report: GateReport) -> None:
         Column("p", lambda row: row[1].p, _probability, right=True),
     ]
     print_table([*rows, ("mean", report.mean)], columns, indent=2)
-    borrowed = {each.candidate for each in report.tasks} | {each.champion for each in report.tasks}
-    for each in sorted(borrowed - {report.candidate, report.champion}):
-        print_lines([f"  {each}"])
+    for ref, singles in {
+        report.champion: [each.champion for each in report.tasks],
+        report.candidate: [each.candidate for each in report.tasks],
+    }.items():
+        heads = dict.fromkeys(single.head for single in singles if single.head)
+        if heads:
+            print_lines([f"  {ref} answers with the heads of {', '.join(heads)}"])
 
 
 def _print_slices(report: GateReport) -> None:

@@ -129,7 +129,7 @@ def _print_result(result: SearchResult) -> None:
         for place, name in enumerate(result.tasks)
     ]
     print_lines(["by themselves: accuracy in %"])
-    print_table(result.parents, [Column("version", lambda row: row.ref), *tasks], indent=2)
+    print_table(_alone(result), [Column("version", lambda row: row.ref), *tasks], indent=2)
     print_lines(["", "merged: accuracy in %; * no other is better in all that is searched for"])
     print_table(shown, [*_merge_columns(result), *tasks, *_result_columns(result)], indent=2)
     refused = len(result.trials) - sum(trial.refused is None for trial in result.trials)
@@ -155,8 +155,21 @@ def _result_columns(result: SearchResult) -> list[Column[Trial]]:
     if any(trial.loss is not None for trial in result.trials):
         columns.append(Column("loss", lambda trial: trial.loss, "{:.4f}".format, right=True))
     return columns + [
-        Column(f"forgot {parent.ref}", parent.forgotten, _signed, right=True) for parent in result.parents
+        Column(f"forgot #{place}", parent.forgotten, _signed, right=True)
+        for place, parent in enumerate(result.parents, start=1)
     ]
+
+
+def _alone(result: SearchResult) -> list[ParentScores]:
+    """Returns the versions, numbered as the table of merges refers to them, and what they are to outdo."""
+    from contpeft.experiments.search_space import ParentScores
+
+    rows = [
+        ParentScores(f"#{place} {each.ref}", each.scores)
+        for place, each in enumerate(result.parents, start=1)
+    ]
+    bare = [] if result.bare is None else [ParentScores("no adapter, their heads", result.bare)]
+    return rows + bare
 
 
 def _cell(row: ParentScores | Trial, place: int) -> float | None:
@@ -171,7 +184,12 @@ def _json(result: SearchResult) -> dict[str, Any]:
         lost = {each.ref: each.forgotten(trial) for each in result.parents} if told else {}
         marks = {"pareto": trial.number in front, "best": trial.number == best}
         trials.append({**asdict(trial), **told, "forgotten": lost, **marks})
-    return {"tasks": result.tasks, "parents": [asdict(each) for each in result.parents], "trials": trials}
+    return {
+        "tasks": result.tasks,
+        "parents": [asdict(each) for each in result.parents],
+        "bare": result.bare,
+        "trials": trials,
+    }
 
 
 def _weights(trial: Trial) -> str:

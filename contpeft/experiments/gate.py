@@ -91,8 +91,8 @@ class _Pair:
         lost = [row for row, (one, other) in enumerate(zip(before, after, strict=True)) if one and not other]
         return TaskChange(
             task=task.name,
-            champion=str(self.evaluation.answers(self.champion, task)),
-            candidate=str(self.evaluation.answers(self.candidate, task)),
+            champion=self.evaluation.answers(self.champion, task),
+            candidate=self.evaluation.answers(self.candidate, task),
             change=compare(before, after, self.terms.alpha),
             wrong=tuple(self._wrong(task, lost)),
         )

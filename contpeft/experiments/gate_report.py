@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from contpeft.errors import UsageError
 from contpeft.metrics.paired import Comparison, Paired
-from contpeft.spec import Protocol
+from contpeft.spec import Protocol, Single
 
 __all__ = ["GateReport", "SliceChange", "TaskChange", "Terms", "WrongRow"]
 
@@ -72,15 +72,15 @@ class TaskChange:
 
     Attributes:
         task: its name.
-        champion: what answers now: a version, and whose head.
+        champion: what answers now: a version, with its own head or that of another one.
         candidate: what would.
         change: both accuracies and what chance could do.
         wrong: the rows that turned wrong.
     """
 
     task: str
-    champion: str
-    candidate: str
+    champion: Single
+    candidate: Single
     change: Paired
     wrong: tuple[WrongRow, ...]
 
@@ -171,8 +171,8 @@ class GateReport:
             "tasks": [
                 {
                     "task": each.task,
-                    "champion": each.champion,
-                    "candidate": each.candidate,
+                    "champion": str(each.champion),
+                    "candidate": str(each.candidate),
                     **_numbers(each.change),
                     "wrong": [asdict(row) for row in each.wrong],
                 }

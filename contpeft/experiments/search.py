@@ -28,6 +28,8 @@ __all__ = ["best_candidate", "search"]
 _DECIMALS: Final = 3
 # The largest rank is refused by rules that give matrices of full rank.
 _LARGEST: Final = "full"
+# The method whose tensors, all zero, change nothing.
+_ZERO_IS_NOTHING: Final = "lora"
 
 
 def search(
@@ -66,7 +68,8 @@ def search(
         done.append(trial)
         if observe:
             observe(trial)
-    result = SearchResult(tuple(task.name for task in evaluation.tasks), parents, tuple(done))
+    tasks = tuple(task.name for task in evaluation.tasks)
+    result = SearchResult(tasks, parents, looking.bare(), tuple(done))
     if not result.measured:
         raise UsageError(f"none of {len(done)} merges was possible: {done[-1].refused}")
     return result
@@ -103,6 +106,14 @@ class _Search:
             for task in self._evaluation.tasks
         )
         return ParentScores(ref, tuple(own))
+
+    def bare(self) -> tuple[float, ...] | None:
+        """Returns the scores of no adapter at all, answering with the versions' heads."""
+        state = self._store.load(self._space.refs[0])
+        if state.kind != _ZERO_IS_NOTHING:
+            return None
+        with self._guest(_nothing(state)) as ref:
+            return tuple(self._evaluation.score(ref, task) for task in self._evaluation.tasks)
 
     def _answers(self, ref: str, task: Task) -> bool:
         try:
@@ -191,7 +202,7 @@ def _nothing(state: AdapterState) -> AdapterState:
     Raises:
         UnsupportedError: if zeros mean something else to its method.
     """
-    if state.kind != "lora":
+    if state.kind != _ZERO_IS_NOTHING:
         raise UnsupportedError(f"weights of 0 are a merge of LoRA adapters alone, this is {state.kind!r}")
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.adapter_tensors().items()}
     return replace(state, tensors=zeros, head=None)

@@ -160,11 +160,14 @@ class SearchResult:
     Attributes:
         tasks: names of the tasks.
         parents: the versions by themselves.
+        bare: scores of no adapter at all with the versions' heads, what a merge must outdo to be worth
+            anything; None for methods that have no such adapter.
         trials: every merge that was tried, in order.
     """
 
     tasks: tuple[str, ...]
     parents: tuple[ParentScores, ...]
+    bare: tuple[float, ...] | None
     trials: tuple[Trial, ...]
 
     @property

@@ -100,7 +100,7 @@ def test_whose_head_answers_is_asked_for_and_shown(gate: Call) -> None:
     done = gate("bare", "--head", "travel=deaf", "--head", f"billing={BILLING}", "--max-forgetting", "0")
     assert done.exit_code in (0, 1)
     if done.exit_code:
-        assert "  bare@1 (head deaf@1)\n" in done.stdout
+        assert f"  bare@1 answers with the heads of {BILLING}, deaf@1\n" in done.stdout
 
 
 @pytest.mark.parametrize(

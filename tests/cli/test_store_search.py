@@ -54,12 +54,13 @@ def test_the_table_tells_each_merge_and_the_best_is_stored(search: Call, file: P
     lines = done.stdout.splitlines()
     assert lines[0] == "by themselves: accuracy in %"
     assert [line.split() for line in lines[1:4]] == [
-        ["version", "billing", "travel"], [BILLING, "100.0", "-"], [TRAVEL, "-", "100.0"],
+        ["version", "billing", "travel"], ["#1", BILLING, "100.0", "-"], ["#2", TRAVEL, "-", "100.0"],
     ]  # fmt: skip
-    assert lines[5] == "merged: accuracy in %; * no other is better in all that is searched for"
+    assert lines[4].startswith("  no adapter, their heads ")
+    assert lines[6] == "merged: accuracy in %; * no other is better in all that is searched for"
     head = ["trial", "rule", "weights", "rank", "billing", "travel", "mean", "worst"]
-    assert lines[6].split() == [*head, "forgot", BILLING, "forgot", TRAVEL]
-    rows = [line.split() for line in lines[7:-2]]
+    assert lines[7].split() == [*head, "forgot", "#1", "forgot", "#2"]
+    rows = [line.split() for line in lines[8:-2]]
     assert {row[1] for row in rows} == {"sum", "ties", "dare-ties", "knots", "tsv", "iso-c"}
     means = [float(row[6]) for row in rows]
     assert means == sorted(means, reverse=True)
@@ -88,7 +89,7 @@ def test_lorahub_goes_by_the_loss(search: Call) -> None:
     if done.exit_code:
         assert done.stderr.splitlines()[-1].startswith("error: no weights were better than none")
     else:
-        assert "loss" in done.stdout.splitlines()[6].split()
+        assert "loss" in done.stdout.splitlines()[7].split()
     assert "merge 1 of 4: sum, weights 0,0, rank full: mean" in done.stderr
 
 

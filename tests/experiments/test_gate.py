@@ -17,6 +17,7 @@ from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.gate import _short, gate
 from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange, Terms
 from contpeft.metrics.paired import compare, holm, mean_of
+from contpeft.spec import Single
 from contpeft.store import AdapterStore
 
 
@@ -28,7 +29,9 @@ def gated(store: AdapterStore, candidate: str, champion: str = BOTH, **options: 
 def report(*losses: tuple[int, int], allowed: float = 0.01, per_task: bool = False) -> GateReport:
     """Returns a report of tasks with so many rows lost of so many, the champion right everywhere."""
     changes = [compare([True] * n, [k >= lost for k in range(n)]) for lost, n in losses]
-    tasks = tuple(TaskChange(f"t{k}", "a@1", "b@1", change, ()) for k, change in enumerate(changes))
+    tasks = tuple(
+        TaskChange(f"t{k}", Single("a@1"), Single("b@1"), change, ()) for k, change in enumerate(changes)
+    )
     return GateReport("a@1", "b@1", Terms(allowed, per_task), "accuracy", mean_of(changes), tasks, ())
 
 
@@ -91,10 +94,10 @@ class TestOnRealVersions:
         register(support, "fused", headless(support.load(BILLING)), BILLING, TRAVEL, fused=True)
         found = gated(support, "fused", max_forgetting=1.0)
         assert [each.candidate for each in found.tasks] == [
-            f"fused@1 (head {BILLING})",
-            f"fused@1 (head {TRAVEL})",
+            Single("fused@1", BILLING),
+            Single("fused@1", TRAVEL),
         ]
-        assert [each.champion for each in found.tasks] == [BOTH, BOTH]
+        assert [each.champion for each in found.tasks] == [Single(BOTH), Single(BOTH)]
 
     def test_rows_without_columns_have_no_slices_but_by_label(self, support: AdapterStore) -> None:
         file = support.path.parent / "eval.yaml"

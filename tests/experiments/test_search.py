@@ -134,7 +134,7 @@ class TestRefusals:
             search(asked, support, Space((*REFS, BOTH), rules=("slerp",)), trials=2)
 
     def test_what_is_no_matter_of_merging_stops_the_search(self, support: AdapterStore) -> None:
-        with pytest.raises(SpecError, match="^the merged adapter has no head, and none .* of task 'travel'"):
+        with pytest.raises(SpecError, match=r"^the merged adapter has no head, and none .* of task 'travel'"):
             search(evaluation(support), support, Space((BILLING,)), trials=2)
         with pytest.raises(UsageError, match="trials is 0; it must be at least 1"):
             search(evaluation(support), support, Space(REFS), trials=0)

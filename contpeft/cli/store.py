@@ -28,14 +28,16 @@ class Panels(TyperGroup):
     # Both are classes of a private module of typer.
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands, heading by heading."""
-        width = formatter.width - 6 - max(map(len, self.commands))
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, dict[str, Any]] = {}
         for name, command in self.commands.items():
             title = getattr(command, "rich_help_panel")  # noqa: B009 - the base class lacks it
-            panels.setdefault(title, []).append((name, command.get_short_help_str(width)))
-        for title, rows in panels.items():
+            panels.setdefault(title, {})[name] = command
+        for title, commands in panels.items():
+            width = formatter.width - 6 - max(map(len, commands))
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl(
+                    [(name, each.get_short_help_str(width)) for name, each in commands.items()]
+                )
 
 
 READ: Final = "Read"

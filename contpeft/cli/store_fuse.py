@@ -177,7 +177,7 @@ def fuse(
 
 
 def verify_recipe(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Make a fused version again from its parents and compare every bit."""
+    """Make a fused version again and compare every bit."""
     with open_store(store) as opened:
         verdict = opened.fusion.verify(ref)
     if as_json:
@@ -260,7 +260,7 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
     print_table(_parts(plan), PARTS)
     print_lines([""])
     print_table(_pairs(plan), PAIRS)
-    print_lines(["", f"rank over {meeting.modules} modules"])
+    print_lines(["", "rank for a share of the energy, over all modules"])
     print_table([_Share(*item) for item in plan.ranks.items()], SHARES, indent=2)
     hint("these numbers describe, they do not predict: measure before you trust a merge")
 

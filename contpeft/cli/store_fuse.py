@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import typer
@@ -12,15 +13,17 @@ from rich.filesize import decimal
 
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
+from contpeft.cli.store_gate import Heads, Rows, parse_heads
+from contpeft.cli.store_search import AUTO, Asked, Preset, Trials, find_merge
 from contpeft.errors import ContpeftError, UsageError
 from contpeft.store import AdapterStore, Plan, Request
 
 __all__ = ["FUSE_EXAMPLES", "RULES_EXAMPLES", "VERIFY_EXAMPLES", "fuse", "rules", "verify_recipe"]
 
 FUSE_EXAMPLES: Final = examples(
-    "contpeft store fuse billing refunds --rule tsv --rank energy:0.95 --name support",
     "contpeft store fuse billing@3 refunds --weights 1,0.5 --rule ties --set density=0.3 --name s --dry-run",
     "contpeft store fuse invoices --into support",
+    "contpeft store fuse billing refunds --rule auto --weights auto --eval eval.yaml --name support",
 )
 VERIFY_EXAMPLES: Final = examples(
     "contpeft store verify-recipe support", "contpeft store verify-recipe support@2 --json"
@@ -93,13 +96,17 @@ def fuse(
         str | None, typer.Option(metavar="NAME", help="Take the versions into this running merge instead.")
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help="How (contpeft store rules); sum, with --into null-space.")
+        str | None, typer.Option(help="How (contpeft store rules); sum, with --into null-space; or auto.")
     ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the rule.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="One a version; 1 each.")] = None,
-    rank: Annotated[str, typer.Option(help="full, same, 16, energy:0.95, total:384 or bytes:2MB.")] = "full",
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,...", help="One a version; 1 each; or auto.")
+    ] = None,
+    rank: Annotated[
+        str, typer.Option(help="full, same, 16, energy:0.95, total:384, bytes:2MB or auto.")
+    ] = "full",
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
     heads: Annotated[
         Literal["keep", "first", "average"],
@@ -107,21 +114,53 @@ def fuse(
     ] = "keep",
     precision: Annotated[Literal["float64", "float32"], typer.Option(help="Computed in.")] = "float64",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would come to.")] = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="FILE", help="Find what is auto by measuring on this (YAML)."),
+    ] = None,
+    trials: Trials = 40,
+    preset: Preset = None,
+    rows: Rows = None,
+    lent: Heads = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge versions into a new one, straight from their files.
 
     The result keeps its parents, weights, rule and what was cut off, and can be made again bit for bit. Its
     rank is the sum of all unless --rank says less. Residual is the share of what an adapter does to its own
-    inputs that the merge loses.
+    inputs that the merge loses. With --eval merges are measured on the tasks of a file, the promising ones
+    first, and the best is stored; a search that was stopped goes on when it is called again.
     """
     if (name is None) == (into is None):
         raise UsageError("say where the result goes: --name NAME, or --into NAME for a running merge")
+    parameters = dict(map(_parameter, options or ()))
+    numbers = None if weights in (None, AUTO) else tuple(_numbers(weights))
+    if evaluation is not None and name is not None:
+        kept = {"seed": seed, "heads": heads, "precision": precision}
+        lending, found = parse_heads(lent), weights == AUTO
+        asked = Asked(
+            tuple(refs),
+            evaluation,
+            rule,
+            parameters,
+            numbers,
+            found,
+            rank,
+            preset,
+            trials,
+            rows,
+            lending,
+            kept,
+        )
+        with open_store(store) as opened:
+            find_merge(opened, asked, name, dry_run=dry_run, as_json=as_json)
+        return
+    _check_no_search(into, evaluation, AUTO in (rule, weights, rank) or preset or rows or lent)
     request = Request(
         refs=refs,
-        weights=None if weights is None else _numbers(weights),
+        weights=numbers,
         rule=rule or ("null-space" if into else "sum"),
-        parameters=dict(map(_parameter, options or ())),
+        parameters=parameters,
         rank=rank,
         seed=seed,
         heads=heads,
@@ -172,6 +211,15 @@ def rules(
         print_lines([rule])
         print_details(
             {key: value if value != () else None for key, value in told[0].items() if key != "name"}
+        )
+
+
+def _check_no_search(into: str | None, evaluation: Path | None, told: object) -> None:
+    if into is not None and (evaluation or told):
+        raise UsageError("--into takes versions in one by one; a merge is searched with --name")
+    if told:
+        raise UsageError(
+            "auto, --preset, --rows and --head are of a search; say what is measured: --eval FILE"
         )
 
 
@@ -246,9 +294,9 @@ def _pairs(plan: Plan) -> Iterator[_Pair]:
             yield _Pair(one, refs[j], *(cell[i][j] for cell in cells))
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str | None) -> list[float]:
     try:
-        return [float(each) for each in text.split(",")]
+        return [float(each) for each in str(text).split(",")]
     except ValueError:
         raise UsageError(f"weights {text!r} are no numbers; write 1,0.5,-1") from None
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from contpeft.adapters import AdaptedModel
 from contpeft.digest import json_digest
@@ -22,6 +23,7 @@ from contpeft.strategies import Answerer, Features, as_classifier, composition_k
 __all__ = ["Evaluation"]
 
 _WAY: Final = "evaluation"
+_LOSS: Final = "cross_entropy"
 
 
 class Evaluation:
@@ -113,12 +115,13 @@ class Evaluation:
             BaseMismatchError: if a version was trained on another base model.
         """
         single, among = self.answers(ref, task), answerable(task, protocol)
-        cell = self._key(single, among), task.digest
-        if cell not in self._answered:
-            labels = self._answerer.predict(single, task.rows.inputs, task.digest, among)
-            self._answered[cell] = tuple(labels)
-            self._keep(single, task, protocol)
-        return self._answered[cell]
+        key = self._key(single, among)
+        if (key, task.digest) not in self._answered:
+            labels = tuple(self._answerer.predict(single, task.rows.inputs, task.digest, among))
+            self._answered[key, task.digest] = labels
+            right = sum(one == other for one, other in zip(labels, task.rows.labels, strict=True))
+            self._keep(single, key, task, protocol, task.task.metric, right / len(labels))
+        return self._answered[key, task.digest]
 
     def correct(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> tuple[bool, ...]:
         """Returns whether a version has each row of a task right; see :meth:`labels`."""
@@ -127,11 +130,26 @@ class Evaluation:
 
     def score(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> float:
         """Returns the accuracy of a version on a task, 0 to 1, measured only if the store has none."""
-        known = self._known(self._key(self.answers(ref, task), answerable(task, protocol)), task, protocol)
+        key = self._key(self.answers(ref, task), answerable(task, protocol))
+        known = self._known(key, task, protocol, task.task.metric)
         if known is not None:
             return known
         correct = self.correct(ref, task, protocol)
         return sum(correct) / len(correct)
+
+    def loss(self, ref: str, task: TaskRows) -> float:
+        """Returns the mean cross-entropy of a version among the classes of a task, measured only once."""
+        single = self.answers(ref, task)
+        key = self._key(single, task.task.classes)
+        known = self._known(key, task, "task_aware", _LOSS)
+        if known is not None:
+            return known
+        scores, classes = self._answerer.scores(single, task.rows.inputs, task.digest)
+        among = [classes.index(label) for label in task.task.classes]
+        right = torch.tensor([task.task.classes.index(label) for label in task.rows.labels])
+        loss = float(cross_entropy(scores[:, among].double(), right))
+        self._keep(single, key, task, "task_aware", _LOSS, loss)
+        return loss
 
     @contextmanager
     def guest(self, state: AdapterState, parents: tuple[str, ...]) -> Iterator[str]:
@@ -163,19 +181,16 @@ class Evaluation:
     def _key(self, single: Single, among: tuple[str, ...] | None) -> str:
         return composition_key(single, self.base, self._show, f"{self._reads}{among}")
 
-    def _known(self, key: str, task: TaskRows, protocol: Protocol) -> float | None:
-        score = self._store.cached_score(
-            composition=key, data=task.digest, protocol=protocol, metric=task.task.metric
-        )
+    def _known(self, key: str, task: TaskRows, protocol: Protocol, metric: str) -> float | None:
+        score = self._store.cached_score(composition=key, data=task.digest, protocol=protocol, metric=metric)
         return None if score is None else score.value
 
-    def _keep(self, single: Single, task: TaskRows, protocol: Protocol) -> None:
-        """Writes the score of what was just answered, unless the store has it."""
-        key = self._key(single, answerable(task, protocol))
-        if self._known(key, task, protocol) is not None:
+    def _keep(
+        self, single: Single, key: str, task: TaskRows, protocol: Protocol, metric: str, value: float
+    ) -> None:
+        """Writes what was just measured, unless the store has it."""
+        if self._known(key, task, protocol, metric) is not None:
             return
-        labels = self._answered[key, task.digest]
-        right = sum(one == other for one, other in zip(labels, task.rows.labels, strict=True))
         score = Score(
             run=self._run,
             way=_WAY,
@@ -183,9 +198,9 @@ class Evaluation:
             step=len(self.tasks) - 1,
             task=task.name,
             protocol=protocol,
-            metric=task.task.metric,
-            value=right / len(labels),
-            n=len(labels),
+            metric=metric,
+            value=value,
+            n=len(task.rows),
             composition=key,
             data=task.digest,
         )

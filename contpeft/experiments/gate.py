@@ -4,73 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from contpeft.errors import UsageError, suggest
 from contpeft.experiments.evaluation import Evaluation
-from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange, WrongRow
+from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange, Terms, WrongRow
 from contpeft.experiments.task_rows import TaskRows
 from contpeft.metrics.paired import compare, holm, mean_of
-from contpeft.spec import Protocol
 
-__all__ = ["gate"]
+__all__ = ["gate", "passes"]
 
 _LABEL = "label"  # what every row has, whatever its columns
 
 
-def gate(
-    evaluation: Evaluation,
-    candidate: str,
-    champion: str,
-    *,
-    max_forgetting: float = 0.01,
-    per_task: bool = False,
-    slices: Sequence[str] | None = None,
-    alpha: float = 0.05,
-    protocol: Protocol = "task_aware",
-) -> GateReport:
+def gate(evaluation: Evaluation, candidate: str, champion: str, terms: Terms | None = None) -> GateReport:
     """Returns what a candidate loses against a champion, on every task of an evaluation.
 
-    Both answer the same rows. It fails if the measured loss is more than ``max_forgetting``: the mean
-    over tasks, and with ``per_task`` that on any task. Intervals and p-values tell what chance could do;
-    they decide nothing.
+    Both answer the same rows. It fails if the measured loss is more than the terms allow: the mean over
+    tasks, and with ``per_task`` that on any task. Intervals and p-values tell what chance could do; they
+    decide nothing.
 
     Args:
         evaluation: the tasks, the model and the store.
         candidate: the version that may take over, or a guest of the evaluation.
         champion: the version it is measured against.
-        max_forgetting: how much accuracy may be lost, 0 to 1.
-        per_task: whether no task may lose more, not only their mean.
-        slices: columns of the rows, or ``"label"``, by whose values the rows are compared too; None for
-            every column there is.
-        alpha: intervals cover the true difference with probability ``1 - alpha``.
-        protocol: ``"task_aware"`` or ``"all_classes"``; see :meth:`Evaluation.labels`.
+        terms: what may be lost; the defaults without it.
 
     Raises:
-        UsageError: if ``max_forgetting`` is no share, or no row has one of the columns.
+        UsageError: if no row has one of the columns to slice by, or the protocol is one of a sequence.
         NotFoundError: if a version does not exist.
         BaseMismatchError: if a version was trained on another base model.
         SpecError: if no head answers a task, or several could.
     """
-    if not 0 <= max_forgetting <= 1:
-        raise UsageError(f"max_forgetting is {max_forgetting}; give a share from 0 to 1, such as 0.01")
-    wanted = _columns(evaluation.tasks, slices)
-    pair = _Pair(evaluation, evaluation.resolve(champion), evaluation.resolve(candidate), alpha, protocol)
+    terms = terms or Terms()
+    wanted = _columns(evaluation.tasks, terms.slices)
+    pair = _Pair(evaluation, evaluation.resolve(champion), evaluation.resolve(candidate), terms)
     tasks = tuple(pair.task(each) for each in evaluation.tasks)
     return GateReport(
         champion=pair.champion,
         candidate=pair.candidate,
-        protocol=protocol,
+        terms=terms,
         metric=evaluation.tasks[0].task.metric,
-        max_forgetting=max_forgetting,
-        per_task=per_task,
-        alpha=alpha,
         mean=mean_of([each.change for each in tasks]),
         tasks=tasks,
         slices=pair.slices(wanted),
     )
+
+
+def passes(evaluation: Evaluation, candidate: str, champion: str, terms: Terms) -> bool:
+    """Returns what :func:`gate` decides, from scores alone: those the store has are not measured again."""
+    losses = [
+        evaluation.score(champion, task, terms.protocol) - evaluation.score(candidate, task, terms.protocol)
+        for task in evaluation.tasks
+    ]
+    return terms.allow(fmean(losses)) and (not terms.per_task or terms.allow(max(losses)))
 
 
 def _columns(tasks: Sequence[TaskRows], asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -94,17 +84,16 @@ class _Pair:
     evaluation: Evaluation
     champion: str
     candidate: str
-    alpha: float
-    protocol: Protocol
+    terms: Terms
 
     def task(self, task: TaskRows) -> TaskChange:
         before, after = self._right(task)
         lost = [row for row, (one, other) in enumerate(zip(before, after, strict=True)) if one and not other]
         return TaskChange(
             task=task.name,
-            champion=str(self.evaluation.answers(self.champion, task)),
-            candidate=str(self.evaluation.answers(self.candidate, task)),
-            change=compare(before, after, self.alpha),
+            champion=self.evaluation.answers(self.champion, task),
+            candidate=self.evaluation.answers(self.candidate, task),
+            change=compare(before, after, self.terms.alpha),
             wrong=tuple(self._wrong(task, lost)),
         )
 
@@ -120,7 +109,7 @@ class _Pair:
         changes = {}
         for cell in sorted(found):
             before, after = zip(*found[cell], strict=True)
-            changes[cell] = compare(before, after, self.alpha)
+            changes[cell] = compare(before, after, self.terms.alpha)
         corrected = holm([change.p for change in changes.values()])
         return tuple(
             SliceChange(*cell, change, p)
@@ -129,12 +118,12 @@ class _Pair:
 
     def _right(self, task: TaskRows) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
         before, after = (
-            self.evaluation.correct(ref, task, self.protocol) for ref in (self.champion, self.candidate)
+            self.evaluation.correct(ref, task, self.terms.protocol) for ref in (self.champion, self.candidate)
         )
         return before, after
 
     def _wrong(self, task: TaskRows, lost: Sequence[int]) -> Iterator[WrongRow]:
-        rows, answered = task.rows, self.evaluation.labels(self.candidate, task, self.protocol)
+        rows, answered = task.rows, self.evaluation.labels(self.candidate, task, self.terms.protocol)
         for row in lost:
             yield WrongRow(
                 rows.ids[row], task.name, rows.labels[row], answered[row], _short(rows.inputs[row])

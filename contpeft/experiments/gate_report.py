@@ -6,13 +6,45 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from contpeft.errors import UsageError
 from contpeft.metrics.paired import Comparison, Paired
-from contpeft.spec import Protocol
+from contpeft.spec import Protocol, Single
 
-__all__ = ["GateReport", "SliceChange", "TaskChange", "WrongRow"]
+__all__ = ["GateReport", "SliceChange", "TaskChange", "Terms", "WrongRow"]
 
 # Accuracies are shares of rows: a loss of exactly what is allowed must not fail by rounding.
 _ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a candidate may lose, and how it is measured.
+
+    Attributes:
+        max_forgetting: how much accuracy may be lost, 0 to 1.
+        per_task: whether no task may lose more, not only their mean.
+        slices: columns of the rows, or ``"label"``, by whose values the rows are compared too; None for
+            every column there is.
+        alpha: intervals cover the true difference with probability ``1 - alpha``.
+        protocol: ``"task_aware"``, or ``"all_classes"`` for all that the answering head knows.
+    """
+
+    max_forgetting: float = 0.01
+    per_task: bool = False
+    slices: tuple[str, ...] | None = None
+    alpha: float = 0.05
+    protocol: Protocol = "task_aware"
+
+    def __post_init__(self) -> None:
+        """Raises :class:`UsageError` if what may be lost is no share."""
+        if not 0 <= self.max_forgetting <= 1:
+            raise UsageError(
+                f"max_forgetting is {self.max_forgetting}; give a share from 0 to 1, such as 0.01"
+            )
+
+    def allow(self, loss: float) -> bool:
+        """Returns whether so much may be lost."""
+        return loss <= self.max_forgetting + _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -40,15 +72,15 @@ class TaskChange:
 
     Attributes:
         task: its name.
-        champion: what answers now: a version, and whose head.
+        champion: what answers now: a version, with its own head or that of another one.
         candidate: what would.
         change: both accuracies and what chance could do.
         wrong: the rows that turned wrong.
     """
 
     task: str
-    champion: str
-    candidate: str
+    champion: Single
+    candidate: Single
     change: Paired
     wrong: tuple[WrongRow, ...]
 
@@ -77,11 +109,8 @@ class GateReport:
     Attributes:
         champion: ``name@n``.
         candidate: ``name@n``.
-        protocol: which classes could be answered.
+        terms: what may be lost.
         metric: the tasks' metric.
-        max_forgetting: how much may be lost, 0 to 1.
-        per_task: whether on no task more may be lost.
-        alpha: of the intervals.
         mean: the mean over tasks.
         tasks: task by task, in the order of the stream.
         slices: every slice that was compared.
@@ -89,11 +118,8 @@ class GateReport:
 
     champion: str
     candidate: str
-    protocol: Protocol
+    terms: Terms
     metric: str
-    max_forgetting: float
-    per_task: bool
-    alpha: float
     mean: Comparison
     tasks: tuple[TaskChange, ...]
     slices: tuple[SliceChange, ...]
@@ -107,14 +133,14 @@ class GateReport:
     def failures(self) -> dict[str, Comparison]:
         """What lost more than is allowed, of that which decides: the mean, with ``per_task`` tasks too."""
         deciding: dict[str, Comparison] = {"the mean over tasks": self.mean}
-        if self.per_task:
+        if self.terms.per_task:
             deciding |= {f"task {each.task}": each.change for each in self.tasks}
-        return {name: change for name, change in deciding.items() if self._too_much(change)}
+        return {name: change for name, change in deciding.items() if not self.terms.allow(change.loss)}
 
     @property
     def lost_slices(self) -> tuple[SliceChange, ...]:
         """The slices that lost more than is allowed, the worst first."""
-        lost = [each for each in self.slices if self._too_much(each.change)]
+        lost = [each for each in self.slices if not self.terms.allow(each.change.loss)]
         return tuple(sorted(lost, key=lambda each: (each.p, -each.change.loss)))
 
     @property
@@ -135,15 +161,18 @@ class GateReport:
     def to_json(self) -> dict[str, Any]:
         """Returns the report as JSON, accuracies from 0 to 1."""
         return {
-            **{name: getattr(self, name) for name in ("champion", "candidate", "protocol", "metric")},
-            **{name: getattr(self, name) for name in ("max_forgetting", "per_task", "alpha", "passed")},
+            **{name: getattr(self, name) for name in ("champion", "candidate", "metric", "passed")},
+            **{
+                name: getattr(self.terms, name)
+                for name in ("max_forgetting", "per_task", "alpha", "protocol")
+            },
             "verdict": self.verdict(),
             "mean": _numbers(self.mean),
             "tasks": [
                 {
                     "task": each.task,
-                    "champion": each.champion,
-                    "candidate": each.candidate,
+                    "champion": str(each.champion),
+                    "candidate": str(each.candidate),
                     **_numbers(each.change),
                     "wrong": [asdict(row) for row in each.wrong],
                 }
@@ -155,19 +184,16 @@ class GateReport:
             ],
         }
 
-    def _too_much(self, change: Comparison) -> bool:
-        return change.loss > self.max_forgetting + _ROUNDING
-
     def _blame(self, name: str, change: Comparison) -> str:
-        told = f"{name} lost {_percent(change.loss)}, {_percent(self.max_forgetting)} may be lost"
-        if -change.high <= self.max_forgetting:
+        told = f"{name} lost {_percent(change.loss)}, {_percent(self.terms.max_forgetting)} may be lost"
+        if self.terms.allow(-change.high):
             told += f" (cannot be told from chance with n={change.n} rows)"
         return told
 
     def _doubt(self) -> str:
         """Returns what a pass does not rule out."""
         worst = -self.mean.low
-        if self.candidate == self.champion or worst <= self.max_forgetting:
+        if self.candidate == self.champion or self.terms.allow(worst):
             return ""
         return f"; with n={self.mean.n} rows a true loss of up to {_percent(worst)} is not ruled out"
 

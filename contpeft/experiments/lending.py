@@ -62,12 +62,12 @@ def _lender(version: Version, task: Task, show: Show) -> Version:
     if found:
         several = ", ".join(each.ref for each in found)
         raise SpecError(
-            f"{version.ref} has no head, and for task {task.name!r} several could answer: {several}; "
+            f"{_called(version)} has no head, and for task {task.name!r} several could answer: {several}; "
             f"decide with --head {task.name}=REF"
         )
     there = ", ".join(each.ref for each in heads) or "none"
     raise SpecError(
-        f"{version.ref} has no head, and none of its parents' knows every class of task {task.name!r} "
+        f"{_called(version)} has no head, and none of its parents' knows every class of task {task.name!r} "
         f"(heads: {there}); give --head {task.name}=REF"
     )
 
@@ -77,6 +77,10 @@ def _heads(version: Version, show: Show) -> list[Version]:
     if version.head is not None:
         return [version]
     return [each for parent in version.parents for each in _heads(show(parent.ref), show)]
+
+
+def _called(version: Version) -> str:
+    return version.ref if version.n else "the merged adapter"  # which is not stored yet
 
 
 def _knows(version: Version, task: Task) -> bool:

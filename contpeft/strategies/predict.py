@@ -76,11 +76,16 @@ class Answerer:
     def _single(
         self, single: Single, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
-        scores, classes = self._scores(single, inputs, digest)
+        scores, classes = self.scores(single, inputs, digest)
         return best_labels(scores, classes, among, single.head or single.ref)
 
-    def _scores(self, single: Single, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
-        """Returns scores ``(n, C)`` and the label of each column."""
+    def scores(self, single: Single, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Returns the scores ``(n, C)`` of one version, and the label of each column.
+
+        Raises:
+            SpecError: if the head does not know its labels.
+            BaseMismatchError: if a version was trained on another base model.
+        """
         loaded = {ref: self._load(ref) for ref in single.refs()}
         if loaded[single.ref][0].kind == "statistics":
             if single.head is not None:

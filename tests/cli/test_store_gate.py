@@ -15,7 +15,7 @@ from contpeft.store import AdapterStore
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BILLING, BOTH, headless, register, without_class, write_support
+from evaluation_files import BILLING, BOTH, headless, noisy, register, without_class, write_support
 
 Call = Callable[..., Result]
 
@@ -40,6 +40,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_support(tmp_path_factory.mktemp("gate"))
     store = AdapterStore(path.parent / "adapters", create=False)
     register(store, "deaf", without_class(store.load(BOTH), "refund"), BOTH)
+    register(store, "noisy", noisy(store.load(BOTH), 0.4), BOTH)
     register(store, "bare", headless(store.load(BILLING)), BILLING)
     store.close()
     return path
@@ -99,7 +100,7 @@ def test_whose_head_answers_is_asked_for_and_shown(gate: Call) -> None:
     done = gate("bare", "--head", "travel=deaf", "--head", f"billing={BILLING}", "--max-forgetting", "0")
     assert done.exit_code in (0, 1)
     if done.exit_code:
-        assert "  bare@1 (head deaf@1)\n" in done.stdout
+        assert f"  bare@1 answers with the heads of {BILLING}, deaf@1\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,39 @@ def test_a_mistake_is_one_line(gate: Call, options: tuple[str, ...], code: int, 
     assert done.exit_code == code
     assert done.stderr.splitlines()[-1].startswith(said)
     assert done.stdout == ""
+
+
+def test_a_repair_is_stored_under_the_candidates_name_and_passes(
+    file: Path, gate: Call, tmp_path: Path
+) -> None:
+    done = gate("noisy", "--max-forgetting", "0.05", "--repair")
+    assert done.exit_code == 0, done.output
+    repaired, verdict = done.stdout.splitlines()[-2:]
+    assert repaired.startswith("repaired: noisy@2 is 0.")
+    assert repaired.endswith(f" of the way from {BOTH} to noisy@1")
+    assert verdict.startswith(f"passed: noisy@2 against {BOTH} has ")
+    again = json.loads(
+        gate("noisy@1", "--max-forgetting", "0.05", "--repair", "--name", "mended", "--json").stdout
+    )
+    assert (again["passed"], again["repaired"]["passed"], again["repaired"]["ref"]) == (
+        False,
+        True,
+        "mended@1",
+    )
+    assert gate("mended", "--max-forgetting", "0.05").exit_code == 0
+
+
+def test_without_a_repair_nothing_is_stored(file: Path, gate: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contpeft.experiments.repair.passes", lambda *_: False)
+    done = gate("deaf", "--repair", "--name", "nothing")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        "not repaired: no share of the change from 0.1 to 0.9 passes; nothing was stored"
+    )
+    assert "nothing" not in AdapterStore(file.parent / "adapters").names()
+
+
+def test_a_name_is_of_a_repair(gate: Call) -> None:
+    done = gate("deaf", "--name", "mended")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "error: --name says what a repaired version is called; give --repair too\n"

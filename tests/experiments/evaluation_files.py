@@ -104,12 +104,14 @@ def headless(state: AdapterState) -> AdapterState:
     return replace(state, tensors=state.adapter_tensors(), head=None)
 
 
-def noisy(state: AdapterState, seed: int = 0) -> AdapterState:
-    """Returns an adapter with noise on its tensors, so much that little of what it knew is left."""
-    generator = torch.Generator().manual_seed(seed)
+def noisy(state: AdapterState, scale: float = 1.0) -> AdapterState:
+    """Returns an adapter with noise on its tensors; at scale 1 little of what it knew is left."""
+    generator = torch.Generator().manual_seed(0)
     tensors = {
-        name: tensor + (0 if name.startswith("head.") else torch.randn(tensor.shape, generator=generator))
-        for name, tensor in state.tensors.items()
+        name: tensor
+        if name.startswith("head.")
+        else tensor + scale * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in sorted(state.tensors.items())
     }
     return replace(state, tensors=tensors)
 

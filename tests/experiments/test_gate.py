@@ -15,24 +15,24 @@ from contpeft.errors import NotFoundError, UsageError
 from contpeft.experiments.config import load_evaluation
 from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.gate import _short, gate
-from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange
+from contpeft.experiments.gate_report import GateReport, SliceChange, TaskChange, Terms
 from contpeft.metrics.paired import compare, holm, mean_of
+from contpeft.spec import Single
 from contpeft.store import AdapterStore
 
 
 def gated(store: AdapterStore, candidate: str, champion: str = BOTH, **options: Any) -> GateReport:
-    told = {key: options.pop(key) for key in ("rows", "heads") if key in options}
-    asked = Evaluation(load_evaluation(store.path.parent / "eval.yaml"), store, **told)
-    return gate(asked, candidate, champion, **options)
+    asked = Evaluation(load_evaluation(store.path.parent / "eval.yaml"), store)
+    return gate(asked, candidate, champion, Terms(**options))
 
 
 def report(*losses: tuple[int, int], allowed: float = 0.01, per_task: bool = False) -> GateReport:
     """Returns a report of tasks with so many rows lost of so many, the champion right everywhere."""
     changes = [compare([True] * n, [k >= lost for k in range(n)]) for lost, n in losses]
-    tasks = tuple(TaskChange(f"t{k}", "a@1", "b@1", change, ()) for k, change in enumerate(changes))
-    return GateReport(
-        "a@1", "b@1", "task_aware", "accuracy", allowed, per_task, 0.05, mean_of(changes), tasks, ()
+    tasks = tuple(
+        TaskChange(f"t{k}", Single("a@1"), Single("b@1"), change, ()) for k, change in enumerate(changes)
     )
+    return GateReport("a@1", "b@1", Terms(allowed, per_task), "accuracy", mean_of(changes), tasks, ())
 
 
 class TestOnRealVersions:
@@ -64,7 +64,7 @@ class TestOnRealVersions:
 
     def test_the_spoiled_task_and_slice_are_named_and_the_others_are_not(self, support: AdapterStore) -> None:
         register(support, "deaf", without_class(support.load(BOTH), "refund"), BOTH)
-        found = gated(support, "deaf", per_task=True, slices=["channel", "label"])
+        found = gated(support, "deaf", per_task=True, slices=("channel", "label"))
         assert list(found.failures) == ["the mean over tasks", "task billing"]
         assert [each.change.difference for each in found.tasks] == [-0.5, 0.0]
         worst = found.lost_slices[:2]
@@ -94,18 +94,18 @@ class TestOnRealVersions:
         register(support, "fused", headless(support.load(BILLING)), BILLING, TRAVEL, fused=True)
         found = gated(support, "fused", max_forgetting=1.0)
         assert [each.candidate for each in found.tasks] == [
-            f"fused@1 (head {BILLING})",
-            f"fused@1 (head {TRAVEL})",
+            Single("fused@1", BILLING),
+            Single("fused@1", TRAVEL),
         ]
-        assert [each.champion for each in found.tasks] == [BOTH, BOTH]
+        assert [each.champion for each in found.tasks] == [Single(BOTH), Single(BOTH)]
 
     def test_rows_without_columns_have_no_slices_but_by_label(self, support: AdapterStore) -> None:
         file = support.path.parent / "eval.yaml"
         file.write_text(file.read_text().replace(", columns: [channel, lang]", ""))
         assert gated(support, BOTH).slices == ()
-        assert len(gated(support, BOTH, slices=["label"]).slices) == 4
+        assert len(gated(support, BOTH, slices=("label",)).slices) == 4
         with pytest.raises(UsageError, match=r"no row has a column 'lang'.*columns: \[\.\.\.\]"):
-            gated(support, BOTH, slices=["lang"])
+            gated(support, BOTH, slices=("lang",))
 
     def test_columns_do_not_change_what_is_known(self, support: AdapterStore) -> None:
         gated(support, BOTH)

@@ -1,0 +1,88 @@
+"""``contpeft store compress``: what it tells, and what it stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from cli_helpers import BASE, lines, printed, told
+from typer.testing import Result
+
+from contpeft.spec import AdapterState
+from contpeft.store import AdapterStore
+
+Call = Callable[..., Result]
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"]}
+REFS = ("one@1", "two@1", "three@1")
+
+
+@pytest.fixture
+def alike(filled: AdapterStore) -> AdapterStore:
+    """Beside the others: one@1, two@1 and three@1 in the same two directions of each side."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(50, 2, generator=generator), torch.randn(2, 50, generator=generator)
+    for name in ("one", "two", "three"):
+        b, a = (left @ torch.randn(2, 2, generator=generator), torch.randn(2, 2, generator=generator) @ right)
+        tensors = {"base_model.model.q.lora_A.weight": a, "base_model.model.q.lora_B.weight": b}
+        filled.register(name, AdapterState("lora", CONFIG, tensors), base=BASE)
+    return filled
+
+
+def test_a_dry_run_tells_error_and_bytes_and_stores_nothing(alike: AdapterStore, call: Call) -> None:
+    count = len(alike.versions())
+    assert lines(printed(call("store", "compress", *REFS, "--budget", "50%", "--dry-run"))) == [
+        "version  error  rank     before     after",
+        "one@1    0.00%     2  800 bytes  32 bytes",
+        "two@1    0.00%     2  800 bytes  32 bytes",
+        "three@1  0.00%     2  800 bytes  32 bytes",
+        "",
+        "before   2.4 kB",
+        "after    896 bytes (37.3%), of which the basis 800 bytes",
+        "modules  1, with 4 directions together",
+    ]
+    found = json.loads(printed(call("store", "compress", *REFS, "--budget", "900", "--dry-run", "--json")))
+    assert (found["before"], found["after"], found["budget"]) == (2400, 896, 900)
+    assert found["modules"] == {"q": [2, 2]}
+    assert len(alike.versions()) == count
+
+
+def test_versions_are_stored_and_the_next_steps_told(alike: AdapterStore, call: Call) -> None:
+    shown, said = told(call("store", "compress", *REFS, "--budget", "50%", "--max-error", "1%"))
+    assert lines(shown)[1] == "one@1    0.00%     2  800 bytes  32 bytes"
+    assert said.splitlines() == [
+        "stored one@2 two@2 three@2 on shared-basis@1; undo: contpeft store rm one@2 two@2 three@2",
+        "to free the bytes, once they have proved themselves: "
+        "contpeft store rm one@1 two@1 three@1; contpeft store gc",
+    ]
+    torch.testing.assert_close(
+        alike.load("one@2").tensors["base_model.model.q.lora_B.weight"]
+        @ alike.load("one@2").tensors["base_model.model.q.lora_A.weight"],
+        alike.load("one@1").tensors["base_model.model.q.lora_B.weight"]
+        @ alike.load("one@1").tensors["base_model.model.q.lora_A.weight"],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    shown, _ = told(call("store", "compress", *REFS, "--budget", "50%", "--basis", "common", "--json"))
+    assert json.loads(shown)["stored"] == {"basis": "common@1", "refs": ["one@3", "two@3", "three@3"]}
+
+
+def test_modules_without_room_are_told(alike: AdapterStore, call: Call) -> None:
+    for name in ("four", "five"):
+        state = alike.load(f"{REFS[0]}" if name == "four" else REFS[1])
+        more = {k.replace(".q.", ".v."): t * 1e-3 for k, t in state.tensors.items()}
+        alike.register(name, AdapterState("lora", CONFIG, {**state.tensors, **more}), base=BASE)
+    shown = lines(printed(call("store", "compress", "four", "five", "--budget", "28%", "--dry-run")))
+    assert shown[-1] == "lost     v: no room for them"
+
+
+def test_errors_are_one_line(alike: AdapterStore, call: Call) -> None:
+    refused = call("store", "compress", *REFS, "--budget", "20%", "--max-error", "1%")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: ")
+    assert "of its norm, more than 1.0%; give a larger budget, or leave it out" in refused.stderr
+    refused = call("store", "compress", *REFS, "--budget", "half")
+    assert refused.stderr == "error: 'half' is no size; write 500MB, 2GiB or a number of bytes\n"
+    refused = call("store", "compress", *REFS, "--budget", "50%", "--max-error", "1%", "--dry-run")
+    assert refused.stderr == "error: --dry-run stores nothing and tells every error; leave --max-error out\n"

@@ -97,5 +97,6 @@ def _print(found: Compression, value: dict[str, Any], *, as_json: bool) -> None:
 
 def _hint(stored: Stored) -> None:
     given = shlex.join(version.ref for version in stored.compression.versions)
-    hint(f"stored {' '.join(stored.refs)} on {stored.basis}; undo: contpeft store rm {' '.join(stored.refs)}")
+    made = " ".join(stored.refs)
+    hint(f"stored {made} on {stored.basis}; undo: contpeft store rm {made} {stored.basis}")
     hint(f"to free the bytes, once they have proved themselves: contpeft store rm {given}; contpeft store gc")

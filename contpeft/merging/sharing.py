@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from contpeft.merging.budget import water_fill
-from contpeft.merging.core import core_space
-from contpeft.merging.update import Update, balanced_factors, canonical
+from contpeft.merging.update import Update, balanced_factors, canonical, significant
 
 __all__ = ["Cost", "SharedBasis", "coordinates", "fill", "mode_spectra", "shared_basis"]
 
@@ -56,11 +55,10 @@ def mode_spectra(updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
     Args:
         updates: of one weight, one or more.
     """
-    cores = core_space(updates).cores
-    return (
-        torch.linalg.svdvals(torch.cat(list(cores), dim=1)),
-        torch.linalg.svdvals(torch.cat(list(cores), dim=0)),
-    )
+    # The V_i have orthonormal columns: beside each other, the D_i have the singular values of the U_i S_i.
+    _, output = _directions([each.u * each.s for each in updates])
+    _, input_ = _directions([each.v * each.s for each in updates])
+    return output, input_
 
 
 def fill(
@@ -108,16 +106,19 @@ def shared_basis(updates: Sequence[Update], p: int, q: int) -> SharedBasis:
         p: at most so many output directions.
         q: at most so many input directions.
     """
-    space = core_space(updates)
-    v = torch.eye(space.v.shape[1], dtype=space.v.dtype)[:, :q]
-    u, held = _leading(space.cores @ v, p)
+    outputs, _ = _directions([each.u * each.s for each in updates])
+    inputs, _ = _directions([each.v * each.s for each in updates])
+    x = [outputs.T @ (each.u * each.s) for each in updates]
+    y = [inputs.T @ each.v for each in updates]  # the cores are x_i y_i^T, and never made
+    v = torch.eye(inputs.shape[1], dtype=inputs.dtype)[:, :q]
+    u, held = _leading(x, y, v, p)
     for _ in range(_SWEEPS):
         before = held
-        v, _ = _leading(space.cores.mT @ u, q)
-        u, held = _leading(space.cores @ v, p)
+        v, _ = _leading(y, x, u, q)
+        u, held = _leading(x, y, v, p)
         if bool(held - before <= _GAIN * held):
             break
-    return SharedBasis(space.u @ u, space.v @ v)
+    return SharedBasis(outputs @ u, inputs @ v)
 
 
 def coordinates(update: Update, basis: SharedBasis) -> tuple[Tensor, Tensor]:
@@ -131,16 +132,30 @@ def coordinates(update: Update, basis: SharedBasis) -> tuple[Tensor, Tensor]:
     return balanced_factors(canonical(left, right.T, dtype=left.dtype))
 
 
-def _leading(parts: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the leading left singular vectors of parts side by side, and the energy they hold.
+def _directions(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns left singular vectors ``(d, n)`` and values ``(n,)`` of parts side by side, above rounding."""
+    q, r = torch.linalg.qr(torch.cat(list(parts), dim=1))
+    u, s, _ = torch.linalg.svd(r, full_matrices=False)
+    keep = significant(s)
+    return q @ u[:, keep], s[keep]
 
-    From the eigenvectors of a Gram matrix: it is small, and which of the weak directions come last, where
-    it is inexact, hardly matters.
+
+def _leading(
+    near: Sequence[Tensor], far: Sequence[Tensor], basis: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the leading directions of one side, with the other side in its basis, and their energy.
+
+    They are the left singular vectors of all ``near_i @ far_i.T @ basis`` side by side, from a Gram matrix:
+    it is small, and which of the weak directions come last, where it is inexact, hardly matters.
 
     Args:
-        parts: ``(k, d, n)``.
-        count: of vectors; fewer if ``d`` is less.
+        near: ``(d, r_i)`` of each update.
+        far: ``(e, r_i)`` of each update.
+        basis: ``(e, n)``.
+        count: how many; fewer if ``d`` is less.
     """
-    energies, vectors = torch.linalg.eigh(torch.einsum("kdn,ken->de", parts, parts))
+    inside = [each.T @ basis for each in far]
+    weighted = torch.cat([n @ (i @ i.T) for n, i in zip(near, inside, strict=True)], dim=1)
+    energies, vectors = torch.linalg.eigh(weighted @ torch.cat(list(near), dim=1).T)
     first = max(len(energies) - count, 0)
     return vectors[:, first:].flip(1), energies[first:].sum()

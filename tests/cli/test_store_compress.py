@@ -52,7 +52,8 @@ def test_versions_are_stored_and_the_next_steps_told(alike: AdapterStore, call: 
     shown, said = told(call("store", "compress", *REFS, "--budget", "50%", "--max-error", "1%"))
     assert lines(shown)[1] == "one@1    0.00%     2  800 bytes  32 bytes"
     assert said.splitlines() == [
-        "stored one@2 two@2 three@2 on shared-basis@1; undo: contpeft store rm one@2 two@2 three@2",
+        "stored one@2 two@2 three@2 on shared-basis@1; undo: contpeft store rm one@2 two@2 three@2 "
+        "shared-basis@1",
         "to free the bytes, once they have proved themselves: "
         "contpeft store rm one@1 two@1 three@1; contpeft store gc",
     ]

@@ -10,11 +10,13 @@ from contpeft.adapters.folder import changed_modules, state_from_peft
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
+from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.serving import serving_state
 from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
 
 __all__ = [
+    "MOMENTS",
     "RULES",
     "AdaptedModel",
     "AnySpec",
@@ -33,6 +35,7 @@ __all__ = [
     "find_head",
     "find_model",
     "load_base",
+    "measure_moments",
     "method_names",
     "module_tree",
     "serving_state",

@@ -215,12 +215,13 @@ class AdaptedModel:
         """Lets ``composition`` answer inside the block; leaving it restores the module exactly.
 
         Args:
-            composition: the base alone (the head stays), or one stored version with its head.
-            load: gives the version's entry and weights; needed for a stored version.
+            composition: the base alone (the head stays), or one stored version with its head or that of
+                another one.
+            load: gives a version's entry and weights; needed for a stored version.
 
         Raises:
-            BaseMismatchError: if the version was trained on another base model.
-            SpecError: if the version does not fit the model.
+            BaseMismatchError: if a version was trained on another base model.
+            SpecError: if the version does not fit the model, or the other one has no head to lend.
         """
         head = self.head
         with self._set_aside():
@@ -228,7 +229,7 @@ class AdaptedModel:
                 if isinstance(composition, Single):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    self._install_guest(*load(composition.ref))
+                    self._install_guest(composition, load)
                 yield
             finally:
                 if head is not None and self.head is not head:
@@ -291,13 +292,27 @@ class AdaptedModel:
             self._placed = self.head
             self._own_head = None if self.head is None else _copied(self.head)
 
-    def _install_guest(self, version: Version, state: AdapterState) -> None:
+    def _install_guest(self, single: Single, load: Load) -> None:
+        version, state = load(single.ref)
         self.check_base(version)
         if state.adapter_tensors():
             self.attachment = Attachment.from_state(self.model, state)
             for parameter in self.attachment.parameters():
                 parameter.requires_grad_(False)
-        self.load_head(state)
+        self.load_head(state if single.head is None else self._lent_head(single, load))
+
+    def _lent_head(self, single: Single, load: Load) -> AdapterState:
+        """Returns the version whose head another adapter answers with."""
+        lender, state = load(str(single.head))
+        self.check_base(lender)
+        if state.head is None:
+            raise SpecError(f"{lender.ref} has no head that {single.ref} could answer with")
+        if state.head.kind == "statistics":
+            raise SpecError(
+                f"the head of {lender.ref} is class statistics of the bare base; "
+                f"{single.ref} cannot answer with it"
+            )
+        return state
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +10,7 @@ import typer
 from contpeft.cli.options import DEFAULT_STORE, StorePath
 from contpeft.cli.output import Column, examples, print_lines, print_table
 from contpeft.cli.progress import watching
+from contpeft.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from contpeft.experiments.report import RunResult, Table
@@ -50,7 +48,7 @@ def run(
     from contpeft.experiments.report import collect, write_report
     from contpeft.store import AdapterStore
 
-    _quiet_libraries()
+    quiet_libraries()
     folders = {"store": store and str(store), "report": folder and str(folder)}
     told = {key: value for key, value in folders.items() if value}
     loaded = load_experiment(experiment, _named(experiment, name, seed) | told)
@@ -85,20 +83,6 @@ def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, An
     written = load_experiment(experiment)
     own = written.name if seed == written.seed else f"{written.name}-seed{seed}"
     return {"name": name or own, "seed": seed}
-
-
-def _quiet_libraries() -> None:
-    """Keeps the terminal for the run's own progress: no bars, tips or advice of the libraries.
-
-    To be called once they are imported, since importing them sets their own levels.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\.")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _print_result(result: RunResult) -> None:

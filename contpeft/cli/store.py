@@ -13,6 +13,7 @@ from contpeft.cli import (
     store_exchange,
     store_find,
     store_fuse,
+    store_gate,
     store_inspect,
     store_show,
     store_transfer,
@@ -28,14 +29,16 @@ class Panels(TyperGroup):
     # Both are classes of a private module of typer.
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands, heading by heading."""
-        width = formatter.width - 6 - max(map(len, self.commands))
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, dict[str, Any]] = {}
         for name, command in self.commands.items():
             title = getattr(command, "rich_help_panel")  # noqa: B009 - the base class lacks it
-            panels.setdefault(title, []).append((name, command.get_short_help_str(width)))
-        for title, rows in panels.items():
+            panels.setdefault(title, {})[name] = command
+        for title, commands in panels.items():
+            width = formatter.width - 6 - max(map(len, commands))
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl(
+                    [(name, each.get_short_help_str(width)) for name, each in commands.items()]
+                )
 
 
 READ: Final = "Read"
@@ -54,6 +57,7 @@ app.command(rich_help_panel=READ, epilog=store_inspect.INSPECT_EXAMPLES)(store_i
 app.command(rich_help_panel=READ, epilog=store_find.QUERY_EXAMPLES)(store_find.query)
 app.command(rich_help_panel=READ, epilog=store_show.DU_EXAMPLES)(store_show.du)
 app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.path)
+app.command(rich_help_panel=READ, epilog=store_gate.GATE_EXAMPLES)(store_gate.gate)
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)

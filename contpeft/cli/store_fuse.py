@@ -19,8 +19,7 @@ __all__ = ["FUSE_EXAMPLES", "RULES_EXAMPLES", "VERIFY_EXAMPLES", "fuse", "rules"
 
 FUSE_EXAMPLES: Final = examples(
     "contpeft store fuse billing refunds --rule tsv --rank energy:0.95 --name support",
-    "contpeft store fuse billing@3 refunds@champion --weights 1,0.5 --name support --dry-run",
-    "contpeft store fuse billing refunds --rule ties --set density=0.3 --rank 16 --name support",
+    "contpeft store fuse billing@3 refunds --weights 1,0.5 --rule ties --set density=0.3 --name s --dry-run",
     "contpeft store fuse invoices --into support",
 )
 VERIFY_EXAMPLES: Final = examples(
@@ -139,7 +138,7 @@ def fuse(
 
 
 def verify_recipe(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Make a fused version again from its parents and compare every bit."""
+    """Make a fused version again and compare every bit."""
     with open_store(store) as opened:
         verdict = opened.fusion.verify(ref)
     if as_json:
@@ -147,7 +146,7 @@ def verify_recipe(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = 
     if not verdict.equal:
         apart = "in shape" if verdict.difference is None else f"by up to {verdict.difference:.3g}"
         raise ContpeftError(
-            f"{verdict.ref} comes out otherwise, {apart}; its recipe names the release of torch it was made with"
+            f"{verdict.ref} comes out otherwise, {apart}; its recipe names the torch it was made with"
         )
     if not as_json:
         print_lines([f"{verdict.ref} comes out the same, bit for bit"])
@@ -213,7 +212,7 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
     print_table(_parts(plan), PARTS)
     print_lines([""])
     print_table(_pairs(plan), PAIRS)
-    print_lines(["", f"rank over {meeting.modules} modules"])
+    print_lines(["", "rank for a share of the energy, over all modules"])
     print_table([_Share(*item) for item in plan.ranks.items()], SHARES, indent=2)
     hint("these numbers describe, they do not predict: measure before you trust a merge")
 
@@ -221,12 +220,13 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
 def _summary(plan: Plan) -> dict[str, Any]:
     recipe, modules = plan.candidate.recipe, plan.candidate.merged.modules
     parameters = ", ".join(f"{key}={value}" for key, value in recipe["parameters"].items())
-    lowest, highest = (choose(module.rank for module in modules) for choose in (min, max))
+    lowest, highest, total = (choose(module.rank for module in modules) for choose in (min, max, sum))
     return {
         "rule": f"{recipe['rule']}({parameters})",
         "variant": recipe["variant"] or None,
-        "rank": f"{recipe['rank']}: {lowest} to {highest}, {sum(module.rank for module in modules):,} over all",
-        "cut off": f"{recipe['energy_lost']:.2%} of the energy, {recipe['error']:.4g} of norm {recipe['norm']:.4g}",
+        "rank": f"{recipe['rank']}: {lowest} to {highest}, {total:,} over all",
+        "cut off": f"{recipe['energy_lost']:.2%} of the energy, norm {recipe['error']:.4g} of "
+        f"{recipe['norm']:.4g}",
         "interference": f"{plan.interference.sti_share:.3f} of all singular values (STI)",
     }
 

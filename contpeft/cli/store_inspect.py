@@ -72,7 +72,7 @@ def inspect(
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look inside adapters: spectra, outliers against a family, how several relate.
+    """Look inside adapters: spectra, outliers, how alike they are.
 
     One adapter is compared with other versions of its kind on its base, several with each other. These
     numbers describe; whether an adapter is good, an evaluation tells.

@@ -132,6 +132,9 @@ def show(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) ->
     print_details(_called(aliases, tags) | _summary(version, children))
     print_lines(["", "config"])
     print_details(version.config)
+    if version.recipe is not None:
+        print_lines(["", "recipe"])
+        print_details(version.recipe)
     if scores:
         print_lines(["", "scores"])
         print_table(scores, SCORES, indent=2)
@@ -235,7 +238,6 @@ def _summary(version: Version, children: list[str]) -> dict[str, Any]:
         "data": version.data,
         "parents": _parents(version.parents) or None,
         "children": ", ".join(children) or None,
-        "recipe": None if version.recipe is None else dict(version.recipe),
         "head": _head(version.head) if version.head else None,
         "parameters": f"{version.parameters:,}",
         "size": decimal(version.bytes),

@@ -23,9 +23,11 @@ from contpeft.experiments.tasks import Scenario, TaskStream
 from contpeft.spec import AdapterSpec, Protocol, check_name
 from contpeft.strategies import find_recipe
 
-__all__ = ["Experiment", "StreamConfig", "load_experiment", "parse_experiment"]
+__all__ = ["Experiment", "StreamConfig", "load_evaluation", "load_experiment", "parse_experiment"]
 
 _HOMES = {"module": modules, "source": sources}
+# What an experiment must say and an evaluation need not.
+_FOR_TRAINING = {"name": "evaluation", "strategies": ["frozen"]}
 _FREE = ("name", "seed", "strategies", "store", "report")
 _TRAINER = {
     "max_epochs": 3,
@@ -140,14 +142,27 @@ class Experiment:
         Raises:
             ConfigError: if the module, a callback or a logger refuses its arguments.
         """
-        try:
-            made = self._parser.instantiate(self._parsed)
-        except ValueError as error:
-            raise ConfigError(f"experiment {self.name!r} cannot be built: {_reason(str(error))}") from error
+        made = self._instantiate(self._parsed)
         options = dict(cast(Mapping[str, Any], made.trainer))
         own = options.pop("callbacks", None) or []
         own = own if isinstance(own, list) else [own]
         return made.module, L.Trainer(**options, callbacks=[*callbacks, *own])
+
+    def make_module(self) -> L.LightningModule:
+        """Returns a fresh module, built with the random generators set as in a run.
+
+        Raises:
+            ConfigError: if the module refuses its arguments.
+        """
+        L.seed_everything(self.seed, workers=True, verbose=False)
+        told = {key: self._parsed[key] for key in ("stream", "module")}  # no trainer, callbacks or loggers
+        return cast(L.LightningModule, self._instantiate(Namespace(**told)).module)  # type: ignore[no-untyped-call]
+
+    def _instantiate(self, parsed: Namespace) -> Namespace:
+        try:
+            return cast(Namespace, self._parser.instantiate(parsed))
+        except ValueError as error:
+            raise ConfigError(f"experiment {self.name!r} cannot be built: {_reason(str(error))}") from error
 
 
 def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -161,16 +176,20 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         NotFoundError: if there is no such file.
         ConfigError: if it is no YAML mapping, or a key or value is refused.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        near = [str(each) for each in Path(path).parent.glob("*.y*ml")]
-        raise NotFoundError(f"no experiment file {str(path)!r}{suggest(str(path), near)}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {_one_line(str(error))}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds {type(document).__name__}, not the keys of an experiment")
-    return parse_experiment({**document, **(overrides or {})}, str(path))
+    return parse_experiment({**_read(path), **(overrides or {})}, str(path))
+
+
+def load_evaluation(path: str | Path) -> Experiment:
+    """Returns what an evaluation file describes: tasks and a module to measure adapters with.
+
+    It has the keys of an experiment, of which ``stream``, ``module``, ``seed``, ``eval_batch_size`` and
+    ``threads`` count, and only ``stream`` is needed: an experiment file is an evaluation file.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: if it is no YAML mapping, or a key or value is refused.
+    """
+    return parse_experiment({**_FOR_TRAINING, **_read(path)}, str(path))
 
 
 def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> Experiment:
@@ -209,6 +228,19 @@ def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> 
         _parsed=parsed,
         _parser=parser,
     )
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = [str(each) for each in Path(path).parent.glob("*.y*ml")]
+        raise NotFoundError(f"no experiment file {str(path)!r}{suggest(str(path), near)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {_one_line(str(error))}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds {type(document).__name__}, not the keys of an experiment")
+    return document
 
 
 def _parser() -> ArgumentParser:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,14 @@ class Examples:
         inputs: texts, arrays of numbers, or images.
         labels: class names, one per row.
         ids: stable names of the rows, unique.
+        columns: what else is known of the rows (channel, language, ...), one value a row; by these a
+            score is broken down, and they are no part of the digest.
     """
 
     inputs: tuple[Any, ...]
     labels: tuple[str, ...]
     ids: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises :class:`SpecError` for columns of unequal length or an id that occurs twice."""
@@ -38,6 +41,9 @@ class Examples:
             raise SpecError(
                 "examples need as many inputs, labels and ids; there are {}, {} and {}".format(*lengths)
             )
+        for name, values in self.columns.items():
+            if len(values) != len(self.ids):
+                raise SpecError(f"column {name!r} has {len(values)} values for {len(self.ids)} rows")
         if len(set(self.ids)) != len(self.ids):
             twice, _ = Counter(self.ids).most_common(1)[0]
             raise SpecError(f"row id {twice!r} occurs twice; ids must be unique")
@@ -58,19 +64,23 @@ class Examples:
             tuple(self.inputs[row] for row in rows),
             tuple(self.labels[row] for row in rows),
             tuple(self.ids[row] for row in rows),
+            {name: tuple(values[row] for row in rows) for name, values in self.columns.items()},
         )
 
     def digest(self) -> str:
-        """Returns the digest of inputs and labels, in order; where rows came from does not enter."""
+        """Returns the digest of inputs and labels, in order; neither ids nor columns enter."""
         return content_digest(part for row in zip(self.inputs, self.labels, strict=True) for part in row)
 
     @staticmethod
     def joined(parts: Sequence[Examples]) -> Examples:
-        """Returns the rows of all ``parts``, one part after the other."""
+        """Returns the rows of all ``parts``, one part after the other, with the columns all of them have."""
+        names = parts[0].columns if parts else ()
+        shared = [name for name in names if all(name in part.columns for part in parts)]
         return Examples(
             tuple(value for part in parts for value in part.inputs),
             tuple(label for part in parts for label in part.labels),
             tuple(row_id for part in parts for row_id in part.ids),
+            {name: tuple(value for part in parts for value in part.columns[name]) for name in shared},
         )
 
 

@@ -192,7 +192,7 @@ def open_kind(sources: Sequence[Source], rule: Rule) -> Kind:
         UnsupportedError: if their methods differ or cannot be merged, or not by this rule.
         SpecError: if their tensors do not fit together.
     """
-    kinds = {source.kind: source.label for source in sources}
+    kinds = {source.kind: source.label for source in reversed(sources)}  # the first of each
     if len(kinds) > 1:
         told = ", ".join(f"{label} is of method {kind!r}" for kind, label in sorted(kinds.items()))
         raise UnsupportedError(f"adapters of different methods have no merge: {told}")

@@ -103,7 +103,11 @@ def combine(terms: Sequence[tuple[Tensor, Tensor, float]], *, dtype: torch.dtype
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right.T)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-    keep = significant(s)
+    # What cancels leaves the rounding of its parts, which nothing in the result is large enough to show.
+    rounding = (
+        4 * torch.finfo(dtype).eps * torch.linalg.matrix_norm(r_left) * torch.linalg.matrix_norm(r_right)
+    )
+    keep = significant(s) & (s > rounding)
     return _signed(q_left @ u[:, keep], s[keep], q_right @ vh[keep].T)
 
 

@@ -34,17 +34,26 @@ class Base:
 
 @dataclass(frozen=True)
 class Single:
-    """One version answers with its own head."""
+    """One version answers, with its own head or with that of another one.
+
+    A merged adapter has no head of its own: on each task it answers with the head of a parent.
+
+    Attributes:
+        ref: the version whose adapter computes the features.
+        head: the version whose head scores them; None for the head of ``ref``.
+    """
 
     ref: str
+    head: str | None = None
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (self.ref,)
+        return (self.ref,) if self.head is None else (self.ref, self.head)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the composition as JSON."""
-        return {"type": "single", "ref": self.ref}
+        """Returns the composition as JSON; without a head of another version it has no such key."""
+        head = {} if self.head is None else {"head": self.head}
+        return {"type": "single", "ref": self.ref, **head}
 
     def digest(self, fingerprint: Callable[[str], str]) -> str:
         """Returns the digest of what answers.
@@ -56,7 +65,7 @@ class Single:
         return _composition_digest(self, fingerprint)
 
     def __str__(self) -> str:
-        return self.ref
+        return self.ref if self.head is None else f"{self.ref} (head {self.head})"
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Route:
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (self.router, *(choice.ref for choice in self.choices))
+        return (self.router, *(ref for choice in self.choices for ref in choice.refs()))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the composition as JSON."""
@@ -101,9 +110,10 @@ def composition_from_json(value: Mapping[str, Any]) -> Composition:
     if kind == "base":
         return Base()
     if kind == "single":
-        return Single(value["ref"])
+        return Single(value["ref"], value.get("head"))
     if kind == "route":
-        return Route(value["router"], tuple(Single(choice["ref"]) for choice in value["choices"]))
+        choices = tuple(Single(choice["ref"], choice.get("head")) for choice in value["choices"])
+        return Route(value["router"], choices)
     raise SpecError(f"no composition of type {kind!r}{suggest(kind, ('base', 'single', 'route'))}")
 
 
@@ -115,7 +125,7 @@ def _composition_digest(composition: Composition, fingerprint: Callable[[str], s
 def _replace_refs(value: Any, fingerprint: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {
-            key: fingerprint(item) if key in ("ref", "router") else _replace_refs(item, fingerprint)
+            key: fingerprint(item) if key in ("ref", "router", "head") else _replace_refs(item, fingerprint)
             for key, item in value.items()
         }
     if isinstance(value, list):

@@ -76,16 +76,23 @@ class Answerer:
     def _single(
         self, single: Single, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
-        version, state = self._load(single.ref)
-        if version.kind == "statistics":
-            head = self._statistics_head(single.ref)
-            scores = head(self._features.base(inputs, digest))
-            return best_labels(scores, head.classes, among, single.ref)
-        if state.head is None or not state.head.classes:
-            raise SpecError(f"the head of {single.ref} does not know the labels of its outputs")
-        with self._adapted.applied(single, lambda _ref: (version, state)):
-            scores = self._features.scores(inputs)
-        return best_labels(scores, state.head.classes, among, single.ref)
+        scores, classes = self._scores(single, inputs, digest)
+        return best_labels(scores, classes, among, single.head or single.ref)
+
+    def _scores(self, single: Single, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Returns scores ``(n, C)`` and the label of each column."""
+        loaded = {ref: self._load(ref) for ref in single.refs()}
+        if loaded[single.ref][0].kind == "statistics":
+            if single.head is not None:
+                raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
+            statistics = self._statistics_head(single.ref)
+            return statistics(self._features.base(inputs, digest)), statistics.classes
+        answering = single.head or single.ref
+        head = loaded[answering][1].head
+        if head is None or not head.classes:
+            raise SpecError(f"the head of {answering} does not know the labels of its outputs")
+        with self._adapted.applied(single, loaded.__getitem__):
+            return self._features.scores(inputs), head.classes
 
     def _statistics_head(self, ref: str) -> StatisticsHead:
         version, state = self._load(ref)

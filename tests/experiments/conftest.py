@@ -1,16 +1,20 @@
-"""What the tests of sequences share: one small real run, made once."""
+"""What the tests of sequences and of evaluations share: small real runs, made once."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# The helper sequence_files is imported by name.
+# The helpers are imported by name.
 sys.path.append(str(Path(__file__).parent))
 
+from evaluation_files import copy_support, write_support
 from sequence_files import run_to_end, write_experiment
+
+from contpeft.store import AdapterStore
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Returns the folder of a run that was never stopped, and what its command printed."""
     experiment = write_experiment(tmp_path_factory.mktemp("finished"))
     return experiment.parent, run_to_end(experiment)
+
+
+@pytest.fixture(scope="session")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with a store that has learnt support tickets; to be copied, not changed."""
+    return write_support(tmp_path_factory.mktemp("support")).parent
+
+
+@pytest.fixture
+def support(learnt: Path, tmp_path: Path) -> Iterator[AdapterStore]:
+    """A copy of that store; the evaluation file is ``eval.yaml`` beside it."""
+    copy_support(learnt, tmp_path)
+    store = AdapterStore(tmp_path / "adapters", create=False)
+    yield store
+    store.close()

@@ -117,3 +117,16 @@ def test_without_the_library_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(NotFoundError, match=r"this source needs datasets .*; pip install 'contpeft\[data\]'"):
         HubDataset("someone/something").load()
+
+
+def test_further_columns_are_kept_by_name(tmp_path: Path) -> None:
+    features = Features(
+        {"text": Value("string"), "label": Value("string"), "lang": ClassLabel(names=["de", "en"])}
+    )
+    columns = {"text": ["a", "b"], "label": ["x", "y"], "lang": [1, 0]}
+    path = save(tmp_path / "saved", features, train=columns, test=columns)
+    data = HubDataset(path, columns=["lang", "label"]).load()
+    assert data.test.columns == {"lang": ("en", "de"), "label": ("x", "y")}
+    assert data.test.labels == ("x", "y")
+    with pytest.raises(ConfigError, match="has no column 'language'"):
+        HubDataset(path, columns=["language"]).load()

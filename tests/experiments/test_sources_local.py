@@ -11,6 +11,7 @@ import pytest
 
 from contpeft.errors import ConfigError, NotFoundError, SpecError
 from contpeft.experiments.sources import LabelledData, LocalFolder, Row, Source
+from contpeft.experiments.streams import split_by_column
 
 TRAIN = [("where is my card", "card"), ("when will it arrive, please", "card"), ('a "fee"?', "fee")]
 TEST = [("né\r\nnew line", "fee"), ("lost it", "card")]
@@ -165,3 +166,28 @@ def test_a_source_is_made_from_a_configuration() -> None:
     chosen = {"class_path": "contpeft.experiments.sources.LocalFolder", "init_args": options}
     made = parser.instantiate(parser.parse_object({"source": chosen})).source
     assert made == LocalFolder("data", task="domain", test_fraction=0.5, classes=["a", "b"])
+
+
+def test_further_columns_are_kept_row_by_row_through_every_split(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"text {n}", "label": "ab"[n % 2], "team": "xy"[n // 10], "channel": f"c{n}", "turn": n}
+        for n in range(20)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = LocalFolder(str(tmp_path), task="team", test_fraction=0.5, columns=["channel", "turn"])
+    data = source.load()
+    stream = split_by_column(data, train_per_class=2)
+    for examples in (data.train, data.test, *(part for task in stream for part in (task.train, task.test))):
+        number = [text.removeprefix("text ") for text in examples.inputs]
+        assert examples.columns == {"channel": tuple(f"c{n}" for n in number), "turn": tuple(number)}
+    assert len(stream.union().test.columns["turn"]) == 8
+    plain = LocalFolder(str(tmp_path), task="team", test_fraction=0.5)
+    assert split_by_column(plain.load(), train_per_class=2).digest() == stream.digest()
+    with pytest.raises(ConfigError, match=r"line 1 has no column 'chanel'; did you mean 'channel'"):
+        LocalFolder(str(tmp_path), test_fraction=0.5, columns=["chanel"]).load()
+
+
+def test_rows_differ_in_their_columns_never(tmp_path: Path) -> None:
+    rows = [Row("a", "x", None, {"lang": "de"}), Row("b", "x")]
+    with pytest.raises(SpecError, match="some train rows have no column 'lang'; give it to all of them"):
+        LabelledData.from_rows(rows, [])

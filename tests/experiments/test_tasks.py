@@ -94,6 +94,19 @@ def test_select_and_joined() -> None:
     assert len(Examples.joined([])) == 0
 
 
+def test_columns_follow_their_rows_and_are_no_content() -> None:
+    plain = rows("r", "a", "b", "c")
+    told = dataclasses.replace(plain, columns={"lang": ("de", "en", "fr")})
+    assert told.select([2, 0]).columns == {"lang": ("fr", "de")}
+    other = dataclasses.replace(rows("s", "a"), columns={"lang": ("it",), "channel": ("mail",)})
+    assert Examples.joined([told, other]).columns == {"lang": ("de", "en", "fr", "it")}
+    assert Examples.joined([told, rows("s", "a")]).columns == {}
+    assert told.digest() == plain.digest()
+    assert told == plain
+    with pytest.raises(SpecError, match="column 'lang' has 1 values for 3 rows"):
+        dataclasses.replace(plain, columns={"lang": ("de",)})
+
+
 @pytest.mark.parametrize(
     ("labels", "ids", "message"),
     [

@@ -17,11 +17,12 @@ import pytest
 from store_audit import audit
 from store_exchange import learn
 from store_faults import Faults
+from store_fusion import learn_three
 from store_workers import BASE, make_state
 
 from contpeft.errors import IntegrityError, NotFoundError, StoreBusyError, UsageError
 from contpeft.spec import Parent
-from contpeft.store import AdapterStore, Policy, database
+from contpeft.store import AdapterStore, Policy, Request, database
 
 CALLS = ("open", "fsync", "replace", "unlink", "link", "rename", "mkdir")
 
@@ -42,13 +43,14 @@ OPERATIONS: dict[str, Callable[[AdapterStore], object]] = {
     "rename": lambda store: store.upkeep.rename("line", "other"),
     "repair": lambda store: store.upkeep.fsck(repair=True),
     "backup": back_up,
+    "fuse": lambda store: store.fusion.fuse(Request(["a", "b", "c"], rule="tsv"), "abc"),
     "unbundle": lambda store: store.transfer.unbundle(store.path.parent / "incoming.tar"),
 }
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with line@1 to line@4, an alias, garbage of three kinds, and one damaged file.
+    """A store with line@1 to line@4, three that can be fused, an alias, garbage of three kinds, and one damaged file.
 
     Beside it a bundle of another store: a run, versions of which one has a name that is taken here.
     """
@@ -58,6 +60,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.register("junk", make_state(50), base=BASE)
     store.upkeep.remove(["junk"])
     store.aliases.set("line@1", "champion")
+    learn_three(store)
     (store.path / "tmp" / "left").write_bytes(b"x")
     orphan = store._blobs.path("ab" * 32)
     orphan.parent.mkdir(exist_ok=True)

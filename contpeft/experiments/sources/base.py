@@ -6,7 +6,7 @@ import importlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from contpeft.errors import ConfigError, NotFoundError, SpecError, suggest
@@ -17,11 +17,12 @@ __all__ = ["LabelledData", "Row", "Source", "import_optional", "strata"]
 
 
 class Row(NamedTuple):
-    """One labelled input, and its value in the task column if there is one."""
+    """One labelled input, its value in the task column if there is one, and what else is known of it."""
 
     input: Any
     label: str
     task: str | None = None
+    columns: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -136,5 +137,14 @@ def _identified(split: str, rows: Iterable[Row]) -> tuple[Examples, dict[str, st
         name = f"{split}/{content_digest((row.input, row.label, row.task or ''))[:16]}"
         count[name] += 1
         ids.append(name if count[name] == 1 else f"{name}-{count[name]}")
-    examples = Examples(tuple(row.input for row in rows), tuple(row.label for row in rows), tuple(ids))
+    inputs, labels = tuple(row.input for row in rows), tuple(row.label for row in rows)
+    examples = Examples(inputs, labels, tuple(ids), _columns(split, rows))
     return examples, {row_id: row.task for row_id, row in zip(ids, rows, strict=True) if row.task is not None}
+
+
+def _columns(split: str, rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    names = sorted({name for row in rows for name in row.columns})
+    for name in names:
+        if any(name not in row.columns for row in rows):
+            raise SpecError(f"some {split} rows have no column {name!r}; give it to all of them")
+    return {name: tuple(row.columns[name] for row in rows) for name in names}

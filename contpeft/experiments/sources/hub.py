@@ -29,6 +29,7 @@ class HubDataset:
         label: column of the classes; a ``ClassLabel`` gives its names, anything else its text.
         task: column of the task names, or None.
         classes: classes to use; None for all.
+        columns: further columns to keep, by which scores are broken down (``contpeft store gate``).
     """
 
     path: str
@@ -40,6 +41,7 @@ class HubDataset:
     label: str = "label"
     task: str | None = None
     classes: list[str] | None = None
+    columns: list[str] | None = None
 
     def load(self) -> LabelledData:
         """Returns the rows.
@@ -80,13 +82,18 @@ class HubDataset:
             raise ConfigError(f"data set {self.path!r} has no split {split!r}{suggest(split, splits)}")
         table = splits[split]
         where = f"split {split!r} of data set {self.path!r}"
-        columns = [self.input, self.label] if self.task is None else [self.input, self.label, self.task]
-        for column in columns:
+        kept = self.columns or []
+        told = [self.label] if self.task is None else [self.label, self.task]
+        for column in (self.input, *told, *kept):
             if column not in table.column_names:
                 raise ConfigError(f"{where} has no column {column!r}{suggest(column, table.column_names)}")
-        named = {column: _namer(table.features[column], f"{column!r} in {where}") for column in columns[1:]}
-        for row in table.select_columns(columns):
-            yield Row(row[self.input], *(name(row[column]) for column, name in named.items()))
+        namers = {
+            column: _namer(table.features[column], f"{column!r} in {where}") for column in (*told, *kept)
+        }
+        for row in table.select_columns(list(dict.fromkeys((self.input, *told, *kept)))):
+            names = {column: namer(row[column]) for column, namer in namers.items()}
+            task = None if self.task is None else names[self.task]
+            yield Row(row[self.input], names[self.label], task, {column: names[column] for column in kept})
 
 
 def _namer(feature: Any, where: str) -> Callable[[Any], str]:

@@ -30,6 +30,7 @@ class LocalFolder:
             ``data.csv`` in place of the two files; None to read the two files.
         seed: with ``test_fraction``, another seed holds out other rows.
         classes: classes to use; None for all.
+        columns: further columns to keep, by which scores are broken down (``contpeft store gate``).
     """
 
     path: str
@@ -41,6 +42,7 @@ class LocalFolder:
     test_fraction: float | None = None
     seed: int = 0
     classes: list[str] | None = None
+    columns: list[str] | None = None
 
     def load(self) -> LabelledData:
         """Returns the texts.
@@ -62,6 +64,7 @@ class LocalFolder:
         record = None
         for record in read_table(path):
             task = None if self.task is None else record.name(self.task)
-            yield Row(record.text(self.text), record.name(self.label), task)
+            columns = {name: record.name(name) for name in self.columns or ()}
+            yield Row(record.text(self.text), record.name(self.label), task, columns)
         if record is None:
             raise ConfigError(f"{path} has no rows; fill it or name another file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from contpeft.merging.site import Site
 from contpeft.merging.update import Update, balanced_factors, canonical
 
 __all__ = ["Lego"]
+
+# Below this cosine two units count as orthogonal.
+_DOUBT: Final = 1e-6
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,7 +73,9 @@ def _middles(points: Tensor, groups: int, steps: int, site: Site) -> Tensor:
         if torch.equal(nearest, owner):
             break
         owner = nearest
-        signs = torch.where(inner.gather(1, owner[:, None]) < 0, -1.0, 1.0).to(points.dtype)
+        # Units of one adapter are orthogonal: between them a sign would be an accident of rounding.
+        doubt = _DOUBT * points.norm(dim=1, keepdim=True) * middles.norm(dim=1)[owner][:, None]
+        signs = torch.where(inner.gather(1, owner[:, None]) < -doubt, -1.0, 1.0).to(points.dtype)
         middles = _means(points * signs, owner, groups)
     sizes = _means(torch.linalg.vector_norm(points, dim=1, keepdim=True), owner, groups)
     return F.normalize(middles, dim=1) * sizes

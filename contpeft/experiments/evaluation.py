@@ -1,0 +1,207 @@
+"""Measuring stored adapters outside of any training run, each cell once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Final
+
+import torch
+
+from contpeft.adapters import AdaptedModel
+from contpeft.digest import json_digest
+from contpeft.experiments.config import Experiment
+from contpeft.experiments.guests import provisional
+from contpeft.experiments.lending import check_heads, with_head
+from contpeft.experiments.task_rows import TaskRows, answerable, rows_of
+from contpeft.spec import AdapterState, BaseModel, Protocol, Score, Single, Version
+from contpeft.store import AdapterStore
+from contpeft.strategies import Answerer, Features, as_classifier, composition_key
+
+__all__ = ["Evaluation"]
+
+_WAY: Final = "evaluation"
+
+
+class Evaluation:
+    """The tasks and the module of an evaluation file, and what stored adapters answer on them.
+
+    Module and tasks are made once. A score is written to the store, in a run of its own, and one that the
+    store has of any run is not measured again.
+
+    Args:
+        experiment: what :func:`~contpeft.experiments.config.load_evaluation` returned.
+        store: where the versions are.
+        rows: at most so many test rows of each task, drawn by the experiment's seed; None for all.
+        heads: task name to the version whose head answers it, for versions whose own head does not.
+
+    Attributes:
+        tasks: what is measured on, in the order of the stream.
+
+    Raises:
+        ConfigError: if the module cannot be built, or the stream not be made.
+        UsageError: if ``rows`` is below 1, or a head is chosen for a task that does not exist.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        store: AdapterStore,
+        *,
+        rows: int | None = None,
+        heads: Mapping[str, str] | None = None,
+    ) -> None:
+        torch.set_num_threads(experiment.threads)
+        self._experiment = experiment
+        self._store = store
+        self._heads = dict(heads or {})
+        self._guests: dict[str, tuple[Version, AdapterState]] = {}
+        self._answered: dict[tuple[str, str], tuple[str, ...]] = {}
+        stream = experiment.stream.build(experiment.seed)
+        self._scenario = stream.scenario
+        self.tasks = tuple(rows_of(data, rows, experiment.seed) for data in stream)
+        check_heads(self._heads, [each.name for each in self.tasks])
+
+    @cached_property
+    def _adapted(self) -> AdaptedModel:
+        module = self._experiment.make_module()
+        as_classifier(module, "an evaluation")
+        return AdaptedModel.of(module)
+
+    @cached_property
+    def _answerer(self) -> Answerer:
+        features = Features(self._adapted, self._experiment.eval_batch_size)
+        return Answerer(self._adapted, self._load, features)
+
+    @property
+    def base(self) -> BaseModel:
+        """The model everything is measured on."""
+        return self._adapted.base
+
+    def resolve(self, ref: str) -> str:
+        """Returns the exact name of a version, which must be of this very base.
+
+        Raises:
+            NotFoundError: if there is no such version.
+            BaseMismatchError: if it was trained on another base model.
+        """
+        version = self._show(ref)
+        self._adapted.check_base(version)
+        return version.ref
+
+    def answers(self, ref: str, task: TaskRows) -> Single:
+        """Returns what answers a task: the version, and whose head; see :func:`.lending.with_head`.
+
+        Raises:
+            SpecError: if no head answers, or several could.
+        """
+        return with_head(self._show(ref), task.task, self._show, self._heads)
+
+    def labels(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> tuple[str, ...]:
+        """Returns the label a version gives each row of a task.
+
+        Args:
+            ref: the version, or a guest.
+            task: one of :attr:`tasks`.
+            protocol: ``"task_aware"``: the answer is one of the task's classes; ``"all_classes"``: one of
+                all the classes that the answering head knows.
+
+        Raises:
+            SpecError: if no head answers, or several could.
+            UsageError: if the protocol is another one.
+            BaseMismatchError: if a version was trained on another base model.
+        """
+        single, among = self.answers(ref, task), answerable(task, protocol)
+        cell = self._key(single, among), task.digest
+        if cell not in self._answered:
+            labels = self._answerer.predict(single, task.rows.inputs, task.digest, among)
+            self._answered[cell] = tuple(labels)
+            self._keep(single, task, protocol)
+        return self._answered[cell]
+
+    def correct(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> tuple[bool, ...]:
+        """Returns whether a version has each row of a task right; see :meth:`labels`."""
+        labels = self.labels(ref, task, protocol)
+        return tuple(one == other for one, other in zip(labels, task.rows.labels, strict=True))
+
+    def score(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> float:
+        """Returns the accuracy of a version on a task, 0 to 1, measured only if the store has none."""
+        known = self._known(self._key(self.answers(ref, task), answerable(task, protocol)), task, protocol)
+        if known is not None:
+            return known
+        correct = self.correct(ref, task, protocol)
+        return sum(correct) / len(correct)
+
+    @contextmanager
+    def guest(self, state: AdapterState, parents: tuple[str, ...]) -> Iterator[str]:
+        """Lets an adapter that is not stored be measured inside the block, by the name this yields.
+
+        It is measured as if it were stored: registered later, its scores are known.
+
+        Args:
+            state: the adapter.
+            parents: references of what it was made from, whose heads may answer for it.
+        """
+        version = provisional(state, parents, self.base)
+        self._guests[version.ref] = version, state
+        try:
+            yield version.ref
+        finally:
+            self._guests.pop(version.ref, None)
+
+    def _show(self, ref: str) -> Version:
+        return self._guests[ref][0] if ref in self._guests else self._store.show(ref)
+
+    def _load(self, ref: str) -> tuple[Version, AdapterState]:
+        return self._guests[ref] if ref in self._guests else (self._store.show(ref), self._store.load(ref))
+
+    @cached_property
+    def _reads(self) -> str:
+        return json_digest(self._experiment.identity().get("module"))
+
+    def _key(self, single: Single, among: tuple[str, ...] | None) -> str:
+        return composition_key(single, self.base, self._show, f"{self._reads}{among}")
+
+    def _known(self, key: str, task: TaskRows, protocol: Protocol) -> float | None:
+        score = self._store.cached_score(
+            composition=key, data=task.digest, protocol=protocol, metric=task.task.metric
+        )
+        return None if score is None else score.value
+
+    def _keep(self, single: Single, task: TaskRows, protocol: Protocol) -> None:
+        """Writes the score of what was just answered, unless the store has it."""
+        key = self._key(single, answerable(task, protocol))
+        if self._known(key, task, protocol) is not None:
+            return
+        labels = self._answered[key, task.digest]
+        right = sum(one == other for one, other in zip(labels, task.rows.labels, strict=True))
+        score = Score(
+            run=self._run,
+            way=_WAY,
+            answer=f"{single}#{key[:8]}",  # a name may come to mean another version
+            step=len(self.tasks) - 1,
+            task=task.name,
+            protocol=protocol,
+            metric=task.task.metric,
+            value=right / len(labels),
+            n=len(labels),
+            composition=key,
+            data=task.digest,
+        )
+        self._store.add_scores([score])
+
+    @cached_property
+    def _run(self) -> str:
+        """The run that holds these scores; equal evaluations share it."""
+        config = {
+            "module": self._experiment.identity().get("module"),
+            "base": self.base.fingerprint,
+            "rows": [[each.name, list(each.task.classes), each.digest] for each in self.tasks],
+            "scenario": self._scenario,
+        }
+        name = f"{_WAY}-{json_digest(config)[:12]}"
+        tasks = [each.task for each in self.tasks]
+        self._store.start_run(name, config=config, seed=0, tasks=tasks, scenario=self._scenario)
+        self._store.finish_run(name, "finished")
+        return name

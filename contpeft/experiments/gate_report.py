@@ -1,0 +1,185 @@
+"""What a gate found, its verdict, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from contpeft.metrics.paired import Comparison, Paired
+from contpeft.spec import Protocol
+
+__all__ = ["GateReport", "SliceChange", "TaskChange", "WrongRow"]
+
+# Accuracies are shares of rows: a loss of exactly what is allowed must not fail by rounding.
+_ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class WrongRow:
+    """A row the champion has right and the candidate wrong.
+
+    Attributes:
+        id: the row's id.
+        task: its task.
+        label: its label.
+        answered: what the candidate answers.
+        input: the input, cut to fit in a line.
+    """
+
+    id: str
+    task: str
+    label: str
+    answered: str
+    input: str
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """What the candidate does to one task.
+
+    Attributes:
+        task: its name.
+        champion: what answers now: a version, and whose head.
+        candidate: what would.
+        change: both accuracies and what chance could do.
+        wrong: the rows that turned wrong.
+    """
+
+    task: str
+    champion: str
+    candidate: str
+    change: Paired
+    wrong: tuple[WrongRow, ...]
+
+
+@dataclass(frozen=True)
+class SliceChange:
+    """What the candidate does to the rows with one value in a column, over all tasks.
+
+    Attributes:
+        column: the column.
+        value: the value.
+        change: both accuracies and what chance could do.
+        p: its p-value, corrected for the number of slices (Holm).
+    """
+
+    column: str
+    value: str
+    change: Paired
+    p: float
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """A candidate beside a champion.
+
+    Attributes:
+        champion: ``name@n``.
+        candidate: ``name@n``.
+        protocol: which classes could be answered.
+        metric: the tasks' metric.
+        max_forgetting: how much may be lost, 0 to 1.
+        per_task: whether on no task more may be lost.
+        alpha: of the intervals.
+        mean: the mean over tasks.
+        tasks: task by task, in the order of the stream.
+        slices: every slice that was compared.
+    """
+
+    champion: str
+    candidate: str
+    protocol: Protocol
+    metric: str
+    max_forgetting: float
+    per_task: bool
+    alpha: float
+    mean: Comparison
+    tasks: tuple[TaskChange, ...]
+    slices: tuple[SliceChange, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may take over."""
+        return not self.failures
+
+    @property
+    def failures(self) -> dict[str, Comparison]:
+        """What lost more than is allowed, of that which decides: the mean, with ``per_task`` tasks too."""
+        deciding: dict[str, Comparison] = {"the mean over tasks": self.mean}
+        if self.per_task:
+            deciding |= {f"task {each.task}": each.change for each in self.tasks}
+        return {name: change for name, change in deciding.items() if self._too_much(change)}
+
+    @property
+    def lost_slices(self) -> tuple[SliceChange, ...]:
+        """The slices that lost more than is allowed, the worst first."""
+        lost = [each for each in self.slices if self._too_much(each.change)]
+        return tuple(sorted(lost, key=lambda each: (each.p, -each.change.loss)))
+
+    @property
+    def wrong(self) -> tuple[WrongRow, ...]:
+        """All rows that turned wrong."""
+        return tuple(row for each in self.tasks for row in each.wrong)
+
+    def verdict(self) -> list[str]:
+        """Returns the decision in words: one line when it passed, else one for each thing that failed."""
+        if self.failures:
+            return [f"failed: {self._blame(name, change)}" for name, change in self.failures.items()]
+        return [
+            f"passed: {self.candidate} against {self.champion} has {_percent(self.mean.after)} % "
+            f"(was {_percent(self.mean.before)} %, {_signed(self.mean.difference)}) on the mean of "
+            f"{len(self.tasks)} task{'' if len(self.tasks) == 1 else 's'}{self._doubt()}"
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as JSON, accuracies from 0 to 1."""
+        return {
+            **{name: getattr(self, name) for name in ("champion", "candidate", "protocol", "metric")},
+            **{name: getattr(self, name) for name in ("max_forgetting", "per_task", "alpha", "passed")},
+            "verdict": self.verdict(),
+            "mean": _numbers(self.mean),
+            "tasks": [
+                {
+                    "task": each.task,
+                    "champion": each.champion,
+                    "candidate": each.candidate,
+                    **_numbers(each.change),
+                    "wrong": [asdict(row) for row in each.wrong],
+                }
+                for each in self.tasks
+            ],
+            "slices": [
+                {"column": each.column, "value": each.value, **_numbers(each.change), "p_corrected": each.p}
+                for each in self.slices
+            ],
+        }
+
+    def _too_much(self, change: Comparison) -> bool:
+        return change.loss > self.max_forgetting + _ROUNDING
+
+    def _blame(self, name: str, change: Comparison) -> str:
+        told = f"{name} lost {_percent(change.loss)}, {_percent(self.max_forgetting)} may be lost"
+        if -change.high <= self.max_forgetting:
+            told += f" (cannot be told from chance with n={change.n} rows)"
+        return told
+
+    def _doubt(self) -> str:
+        """Returns what a pass does not rule out."""
+        worst = -self.mean.low
+        if self.candidate == self.champion or worst <= self.max_forgetting:
+            return ""
+        return f"; with n={self.mean.n} rows a true loss of up to {_percent(worst)} is not ruled out"
+
+
+def _numbers(change: Comparison) -> Mapping[str, Any]:
+    return {**asdict(change), "difference": change.difference}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _signed(share: float) -> str:
+    # Rounded first, so that nothing is never written as -0.0.
+    return f"{round(100 * share, 1) + 0.0:+.1f}"

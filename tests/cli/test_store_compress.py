@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from cli_helpers import BASE, lines, printed, told
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
+from contpeft.cli import app
 from contpeft.spec import AdapterState
 from contpeft.store import AdapterStore
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+
+from evaluation_files import BILLING, TRAVEL, write_support
 
 Call = Callable[..., Result]
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"]}
@@ -85,5 +92,57 @@ def test_errors_are_one_line(alike: AdapterStore, call: Call) -> None:
     assert "of its norm, more than 1.0%; give a larger budget, or leave it out" in refused.stderr
     refused = call("store", "compress", *REFS, "--budget", "half")
     assert refused.stderr == "error: 'half' is no size; write 500MB, 2GiB or a number of bytes\n"
-    refused = call("store", "compress", *REFS, "--budget", "50%", "--max-error", "1%", "--dry-run")
-    assert refused.stderr == "error: --dry-run stores nothing and tells every error; leave --max-error out\n"
+    refused = call("store", "compress", *REFS, "--budget", "50%", "--max-forgetting", "0.01")
+    assert refused.stderr == "error: --max-forgetting needs --eval FILE to measure with\n"
+
+
+def test_a_dry_run_fails_as_storing_would(alike: AdapterStore, call: Call) -> None:
+    refused = call("store", "compress", *REFS, "--budget", "20%", "--max-error", "1%", "--dry-run")
+    assert refused.exit_code == 2
+    assert lines(refused.stdout)[0].split() == ["version", "error", "rank", "before", "after"]
+    assert "more than 1.0%" in refused.stderr
+    told(call("store", "compress", *REFS, "--budget", "50%", "--max-error", "1%", "--dry-run"))
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The evaluation file of a store that has learnt two teams' tickets, one adapter a team."""
+    return write_support(tmp_path_factory.mktemp("compress"))
+
+
+@pytest.fixture
+def measure(learnt: Path) -> Call:
+    def run(*options: str) -> Result:
+        asked = ["store", "compress", BILLING, TRAVEL, "--eval", str(learnt), *options]
+        environment = {"CONTPEFT_STORE": str(learnt.parent / "adapters"), "TERM": "dumb"}
+        return CliRunner().invoke(app, asked, env=environment)
+
+    return run
+
+
+def test_accuracy_is_measured_on_what_each_answers(measure: Call) -> None:
+    shown = lines(told(measure("--budget", "98%", "--dry-run"))[0])
+    place = shown.index("version                     tasks  accuracy before   after")
+    assert [row.split() for row in shown[place + 1 : place + 3]] == [
+        [BILLING, "1", "100.0%", "100.0%"],
+        [TRAVEL, "1", "100.0%", "100.0%"],
+    ]
+
+
+def test_nothing_is_stored_if_accuracy_is_lost(measure: Call, learnt: Path) -> None:
+    store = AdapterStore(learnt.parent / "adapters")
+    versions, harm = store.versions(), "contpeft.experiments.compression.fmean"
+    with pytest.MonkeyPatch.context() as patch:
+        scores = iter([1.0, 0.95, 1.0, 0.8])
+        patch.setattr(harm, lambda _: next(scores))
+        refused = measure("--budget", "98%", "--max-forgetting", "0.05")
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: {TRAVEL} would have 80.0% instead of 100.0% on its tasks, and 5.0% may be lost; "
+        "nothing is stored: give a larger --budget, or leave it out"
+    )
+    assert store.versions() == versions
+    found = json.loads(told(measure("--budget", "98%", "--max-forgetting", "0", "--json"))[0])
+    assert found["measured"][0] == {"ref": BILLING, "tasks": 1, "before": 1.0, "after": 1.0}
+    assert store.show(found["stored"]["refs"][1]).ref == TRAVEL.replace("@1", "@2")
+    store.close()

@@ -67,7 +67,7 @@ def test_the_error_told_is_that_of_what_is_loaded_within_the_budget(
 def test_more_bytes_lose_less(store: AdapterStore) -> None:
     fill(store, related(COUNT, noise=0.3))
     errors = [
-        np.mean([each.error for each in store.compression.plan(REFS, budget).versions])
+        np.mean([each.error for each in store.compression.plan(REFS, budget).compression.versions])
         for budget in (0.2, 0.4, 0.6, 0.8)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -77,7 +77,7 @@ def test_more_bytes_lose_less(store: AdapterStore) -> None:
 def test_a_budget_may_be_in_bytes_and_a_plan_stores_nothing(store: AdapterStore) -> None:
     fill(store, related(COUNT))
     before = store.versions()
-    found = store.compression.plan(REFS, 9000)
+    found = store.compression.plan(REFS, 9000).compression
     assert found.budget == 9000
     assert found.after <= 9000
     assert store.versions() == before
@@ -86,13 +86,26 @@ def test_a_budget_may_be_in_bytes_and_a_plan_stores_nothing(store: AdapterStore)
     assert told["versions"][0]["ref"] == "task-0@1"
 
 
+def test_a_plan_knows_what_will_be_loaded(store: AdapterStore) -> None:
+    fill(store, related(3, noise=0.2))
+    planned = store.compression.plan(REFS[:3], 0.6)
+    stored = store.compression.store(planned)
+    for state, ref in zip(planned.states(), stored.refs, strict=True):
+        loaded = store.load(ref)
+        assert (state.kind, state.config, state.head) == (loaded.kind, loaded.config, loaded.head)
+        assert state.tensors.keys() == loaded.tensors.keys()
+        assert all(torch.equal(state.tensors[name], loaded.tensors[name]) for name in state.tensors)
+
+
 def test_a_loud_version_counts_as_much_as_a_quiet_one(store: AdapterStore) -> None:
     states = related(COUNT, noise=0.2)
     loud = {k: t * (30 if "lora_B" in k else 1) for k, t in states[0].tensors.items()}
     fill(store, [AdapterState("lora", config(), loud, HEAD), *states[1:]])
     plain = AdapterStore(store.path / "plain")
     fill(plain, states)
-    errors = [[v.error for v in each.compression.plan(REFS, 0.3).versions] for each in (store, plain)]
+    errors = [
+        [v.error for v in each.compression.plan(REFS, 0.3).compression.versions] for each in (store, plain)
+    ]
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)
     plain.close()
 
@@ -187,7 +200,7 @@ def test_a_module_without_room_is_told(store: AdapterStore) -> None:
         for s in states
     ]
     fill(store, quiet)
-    found = store.compression.plan(REFS, 0.15)
+    found = store.compression.plan(REFS, 0.15).compression
     assert found.lost == ("layer.0.value",)
     assert sorted(found.modules) == ["layer.0.query", "layer.1.query"]
 

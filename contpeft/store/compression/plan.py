@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from contpeft.errors import UsageError
+
 __all__ = ["Compressed", "Compression", "Stored"]
 
 
@@ -58,6 +60,19 @@ class Compression:
     def after(self) -> int:
         """Bytes of basis and coordinates."""
         return self.basis + sum(version.after for version in self.versions)
+
+    def check_errors(self, limit: float | None) -> None:
+        """Raises for the version that loses most, if that is a larger share of its norm than ``limit``.
+
+        Raises:
+            UsageError: naming it.
+        """
+        worst = max(self.versions, key=lambda version: version.error)
+        if limit is not None and worst.error > limit:
+            raise UsageError(
+                f"{worst.ref} would lose {worst.error:.1%} of its norm, more than {limit:.1%}; "
+                "give a larger budget, or leave it out"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON."""

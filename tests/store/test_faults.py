@@ -50,7 +50,7 @@ OPERATIONS: dict[str, Callable[[AdapterStore], object]] = {
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with line@1 to line@4, three that can be fused, an alias, garbage of three kinds, and one damaged file.
+    """A store with line@1 to line@4, three to fuse, an alias, garbage of three kinds, and one damaged file.
 
     Beside it a bundle of another store: a run, versions of which one has a name that is taken here.
     """

@@ -89,7 +89,7 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would come to.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store versions anew on a basis they share, each with few numbers of its own.
+    """Store versions on a basis they share, in fewer bytes.
 
     Each becomes the next version of its adapter, an ordinary LoRA adapter to everything that loads it, and
     needs the basis, which cannot be removed from under it. What is lost is told per version; what that

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from contpeft.cli import (
     store_change,
+    store_compress,
     store_exchange,
     store_find,
     store_fuse,
@@ -63,6 +64,7 @@ app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_ch
 app.command(rich_help_panel=MERGE, epilog=store_fuse.FUSE_EXAMPLES)(store_fuse.fuse)
 app.command(rich_help_panel=MERGE, epilog=store_fuse.RULES_EXAMPLES)(store_fuse.rules)
 app.command(rich_help_panel=MERGE, epilog=store_fuse.VERIFY_EXAMPLES)(store_fuse.verify_recipe)
+app.command(rich_help_panel=WRITE, epilog=store_compress.COMPRESS_EXAMPLES)(store_compress.compress)
 app.command(rich_help_panel=EXCHANGE, epilog=store_exchange.EXPORT_EXAMPLES)(store_exchange.export)
 app.command("import", rich_help_panel=EXCHANGE, epilog=store_exchange.IMPORT_EXAMPLES)(
     store_exchange.import_folder

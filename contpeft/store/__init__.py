@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contpeft.store.aliases import AliasChange
 from contpeft.store.backup import Backup
+from contpeft.store.compression import Compressed, Compression, Stored
 from contpeft.store.diff import Change, Difference, ScoreChange, TensorChange
 from contpeft.store.events import Event
 from contpeft.store.examine import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
@@ -38,6 +39,8 @@ __all__ = [
     "Change",
     "Checked",
     "Collected",
+    "Compressed",
+    "Compression",
     "Conflict",
     "Difference",
     "Event",
@@ -61,6 +64,7 @@ __all__ = [
     "Sort",
     "Status",
     "Step",
+    "Stored",
     "TensorChange",
     "TensorNorm",
     "Usage",

@@ -6,7 +6,7 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -15,11 +15,11 @@ from contpeft.errors import IntegrityError
 from contpeft.store import events
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
-from contpeft.store.tensors import count_parameters, entries
+from contpeft.store.tensors import BASIS, count_parameters, entries
 
 __all__ = ["Checked", "Finding", "check"]
 
-Kind = Literal["catalogue", "missing", "size", "corrupt", "config"]
+Kind = Literal["catalogue", "missing", "size", "corrupt", "config", "basis"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Finding:
     Attributes:
         kind: ``"catalogue"`` (the database itself), ``"missing"`` (no file), ``"size"`` (a file of
             another size), ``"corrupt"`` (other bytes), ``"config"`` (a row that does not fit its
-            tensors).
+            tensors), ``"basis"`` (no version holds the basis that a version is told in).
         subject: ``name@n``, or the table.
         detail: what was found.
         quarantine: where the file went, or None when it stayed.
@@ -106,7 +106,7 @@ def check(
         late = max_seconds is not None and time.monotonic() - start > max_seconds
         whole = file["sha256"] in in_full and not late
         read += whole
-        found = _file(blobs, file, whole=whole)
+        found = _file(blobs, file, digests, whole=whole)
         if found is not None and _needed(database, file["sha256"]):
             findings.append(_quarantine(database, blobs, file, found) if repair else found)
     ordered = tuple(sorted(findings, key=lambda finding: (finding.kind, finding.subject)))
@@ -131,7 +131,7 @@ def _chosen(digests: Sequence[str], sample: float | None) -> set[str]:
     return set(random.sample(digests, math.ceil(len(digests) * (1.0 if sample is None else sample))))
 
 
-def _file(blobs: Blobs, file: sqlite3.Row, *, whole: bool) -> Finding | None:
+def _file(blobs: Blobs, file: sqlite3.Row, digests: Container[str], *, whole: bool) -> Finding | None:
     """Returns what is wrong with a file, or None."""
     path = blobs.path(file["sha256"])
     stat = blobs.stat(path)
@@ -146,7 +146,15 @@ def _file(blobs: Blobs, file: sqlite3.Row, *, whole: bool) -> Finding | None:
         data = blobs.read(file["sha256"], file["refs"])
     except IntegrityError:
         return Finding("corrupt", file["refs"], f"{path} has other bytes than were stored")
-    return _tensors(file, data)
+    return _tensors(file, data) or _basis(file, data, digests)
+
+
+def _basis(file: sqlite3.Row, data: bytes, digests: Container[str]) -> Finding | None:
+    """Returns that no version holds the basis which a file's tensors are coordinates in, or None."""
+    named = [bytes(body).hex() for name, _, _, body in entries(data) if name == BASIS]
+    if not named or named[0] in digests:
+        return None
+    return Finding("basis", file["refs"], f"no version holds the basis {named[0][:12]} that it is told in")
 
 
 def _tensors(file: sqlite3.Row, data: bytes) -> Finding | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from contpeft.errors import IntegrityError
 from contpeft.spec import Version
 from contpeft.store.blobs import Blobs
+from contpeft.store.compression.expanding import Expanded, basis_digest
+from contpeft.store.tensors import BASIS
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +48,7 @@ def open_tensors(blobs: Blobs, version: Version, store: str) -> Iterator[Mapping
 
     Every byte is checked against the digest first, in one pass that holds no more than a buffer. What is
     read are views of the mapped file and stay usable afterwards; another one asked for under the same name
-    is read anew.
+    is read anew. Of a version that shares a basis the factors are made when asked for.
 
     Args:
         blobs: the files.
@@ -54,12 +56,22 @@ def open_tensors(blobs: Blobs, version: Version, store: str) -> Iterator[Mapping
         store: the store's folder, for messages.
 
     Raises:
-        IntegrityError: if the file is missing or not what was stored.
+        IntegrityError: if the file, or that of its basis, is missing or not what was stored.
     """
+    what = f"version {version.ref!r} in {store}"
+    with ExitStack() as files:
+        tensors: Mapping[str, torch.Tensor] = files.enter_context(_opened(blobs, version.sha256, what))
+        if BASIS in tensors:
+            basis = files.enter_context(_opened(blobs, basis_digest(tensors, what), f"the basis of {what}"))
+            tensors = Expanded(tensors, basis, what)
+        yield tensors
+
+
+@contextmanager
+def _opened(blobs: Blobs, sha256: str, what: str) -> Iterator[_Tensors]:
     from safetensors import SafetensorError, safe_open
 
-    what = f"version {version.ref!r} in {store}"
-    path = blobs.checked(version.sha256, what)
+    path = blobs.checked(sha256, what)
     try:
         file = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:

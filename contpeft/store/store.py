@@ -24,6 +24,7 @@ from contpeft.spec import (
 from contpeft.store import events, find, registration, runs, steps, versions
 from contpeft.store.aliases import Aliases
 from contpeft.store.blobs import Blobs
+from contpeft.store.compression.compressing import Compressing
 from contpeft.store.database import Database
 from contpeft.store.drafts import Draft
 from contpeft.store.events import Event
@@ -103,6 +104,11 @@ class AdapterStore:
     def fusion(self) -> Fusing:
         """Versions made of versions."""
         return Fusing(self._db, self._blobs, str(self.path), self.register)
+
+    @property
+    def compression(self) -> Compressing:
+        """Versions stored on a basis that they share."""
+        return Compressing(self._db, self._blobs, str(self.path), self.register)
 
     def close(self) -> None:
         """Closes the catalogue; the next use opens it again."""

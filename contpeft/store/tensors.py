@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from contpeft.digest import tensors_digest
 from contpeft.errors import IntegrityError, SpecError, TrainingError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "BASIS",
     "Entry",
     "Payload",
     "count_parameters",
@@ -28,6 +29,9 @@ __all__ = [
     "unpack",
     "unpack_file",
 ]
+
+# Where a file names, by digest, the file of the basis that its own tensors are coordinates in.
+BASIS: Final = "basis.sha256"
 
 # The order of two or more metadata keys differs from process to process where others write them.
 _METADATA = {"format": "pt"}
@@ -183,6 +187,5 @@ def join(tensors: Iterable[Entry]) -> bytes:
 
 def count_parameters(tensors: Iterable[Entry]) -> int:
     """Returns the number of elements of the tensors of an adapter, those of its head excluded."""
-    return sum(
-        math.prod(shape) for name, _, shape, _ in tensors if not name.startswith(AdapterState.HEAD_PREFIX)
-    )
+    own = (each for each in tensors if each[0] != BASIS and not each[0].startswith(AdapterState.HEAD_PREFIX))
+    return sum(math.prod(shape) for _, _, shape, _ in own)

@@ -15,6 +15,7 @@ from contpeft.store.database import Database
 from contpeft.store.exchange import exporting, importing
 from contpeft.store.exchange.exporting import Exported, Profile
 from contpeft.store.exchange.provenance import Ancestor
+from contpeft.store.loading import file_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +82,7 @@ class Exchange:
                 Ancestor(parent, self._find(connection, parent.ref)[1].fingerprint)
                 for parent in version.parents
             ]
-        data = self._blobs.read(version.sha256, f"version {version.ref!r} in {self._store}")
+        data = file_bytes(self._blobs, version, self._store)
         if profile == "faithful":
             files = exporting.faithful(version, data, base_name)
         else:

@@ -45,4 +45,5 @@ class Wudi(Core):
         total = grams.sum(0)
         total = total + self.ridge * total.diagonal().mean() * torch.eye(len(total), dtype=total.dtype)
         inverse = torch.linalg.pinv(total, hermitian=True)
-        return (core.cores @ grams).sum(0) @ inverse
+        minimum: Tensor = (core.cores @ grams).sum(0) @ inverse
+        return minimum

@@ -161,19 +161,19 @@ class Core(Rule):
         return site.space.update_cut(self.core(site), keep)
 
 
-class Ordered(Rule):
-    """A rule that takes one adapter after another into a running merge."""
+class Ordered(Core):
+    """A rule that takes one adapter after another into a running merge; all within their core space."""
 
     @abstractmethod
     def step(self, running: Update, new: Update) -> Update:
         """Returns the running merge with one more update taken in."""
 
-    def merge(self, site: Site) -> Update:
+    def core(self, site: Site) -> Tensor:
         """Returns what the updates become, the first taken as it is."""
-        running = site.weighted[0]
-        for new in site.weighted[1:]:
+        running, *others = site.space.parts
+        for new in others:
             running = self.step(running, new)
-        return running
+        return (running.u * running.s) @ running.v.T
 
 
 class Entrywise(Rule):

@@ -16,7 +16,6 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from contpeft.errors import SpecError
 from contpeft.merging.layout import Term
 from contpeft.merging.site import Site
 from contpeft.merging.update import Update, combine, combine_cut, decompose, truncated
@@ -231,12 +230,6 @@ class Entrywise(Rule):
     def elementwise(self) -> bool:
         """Entries of vectors are entries."""
         return True
-
-
-def check_at_least(name: str, k: int, least: int) -> None:
-    """Raises :class:`SpecError` if fewer than ``least`` adapters are merged by the rule ``name``."""
-    if k < least:
-        raise SpecError(f"rule {name!r} needs {least} adapters at least, there are {k}")
 
 
 def _deltas(site: Site) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from peft import PeftConfig
@@ -15,8 +15,9 @@ from contpeft.adapters.find import find_head, find_model, get_path, set_path
 from contpeft.adapters.fingerprint import base_model, base_tensors
 from contpeft.adapters.heads import build_head, head_spec
 from contpeft.adapters.methods import make_config
+from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
-from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Version
+from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Sum, Version
 
 __all__ = ["AdaptedModel", "AnySpec", "Load"]
 
@@ -211,12 +212,12 @@ class AdaptedModel:
         return AdapterState(kind, config, tensors, None if head is None else head_spec(head, classes))
 
     @contextmanager
-    def applied(self, composition: Base | Single, load: Load | None = None) -> Iterator[None]:
+    def applied(self, composition: Base | Single | Sum, load: Load | None = None) -> Iterator[None]:
         """Lets ``composition`` answer inside the block; leaving it restores the module exactly.
 
         Args:
-            composition: the base alone (the head stays), or one stored version with its head or that of
-                another one.
+            composition: the base alone (the head stays), or one stored version or a sum of several, with its
+                head or that of another one.
             load: gives a version's entry and weights; needed for a stored version.
 
         Raises:
@@ -224,12 +225,15 @@ class AdaptedModel:
             SpecError: if the version does not fit the model, or the other one has no head to lend.
         """
         head = self.head
-        with self._set_aside():
+        with self._set_aside(), ExitStack() as beside:
             try:
-                if isinstance(composition, Single):
+                if not isinstance(composition, Base):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    self._install_guest(composition, load)
+                    if isinstance(composition, Sum):
+                        self._put_beside(composition, load, beside)
+                    else:
+                        self._install_guest(composition, load)
                 yield
             finally:
                 if head is not None and self.head is not head:
@@ -299,18 +303,27 @@ class AdaptedModel:
             self.attachment = Attachment.from_state(self.model, state)
             for parameter in self.attachment.parameters():
                 parameter.requires_grad_(False)
-        self.load_head(state if single.head is None else self._lent_head(single, load))
+        self.load_head(state if single.head is None else self._lent_head(single.ref, single.head, load))
 
-    def _lent_head(self, single: Single, load: Load) -> AdapterState:
+    def _put_beside(self, total: Sum, load: Load, beside: ExitStack) -> None:
+        states = []
+        for ref, _ in total.parts:
+            version, state = load(ref)
+            self.check_base(version)
+            states.append(state)
+        stack = StackedLora(states, self.device)
+        beside.enter_context(stack.summed(self.model, [weight for _, weight in total.parts]))
+        self.load_head(self._lent_head(str(total), total.answering, load))
+
+    def _lent_head(self, what: str, ref: str, load: Load) -> AdapterState:
         """Returns the version whose head another adapter answers with."""
-        lender, state = load(str(single.head))
+        lender, state = load(ref)
         self.check_base(lender)
         if state.head is None:
-            raise SpecError(f"{lender.ref} has no head that {single.ref} could answer with")
+            raise SpecError(f"{lender.ref} has no head that {what} could answer with")
         if state.head.kind == "statistics":
             raise SpecError(
-                f"the head of {lender.ref} is class statistics of the bare base; "
-                f"{single.ref} cannot answer with it"
+                f"the head of {lender.ref} is class statistics of the bare base; {what} cannot answer with it"
             )
         return state
 

@@ -75,6 +75,16 @@ class StackedLora:
                 found.setdefault(module, {})[place] = (a.to(dtype), (b.double() * scale).to(dtype))
         self._sites = {module: _stack(pairs, len(states), device) for module, pairs in found.items()}
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The dotted paths of the modules that any of them changes."""
+        return tuple(self._sites)
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+        """Returns the factors of all adapters at a module, ``(N, r, d_in)`` and ``(N, d_out, r)``."""
+        site = self._sites[module]
+        return site.a[:-1], site.b[:-1]
+
     @contextmanager
     def summed(self, model: nn.Module, weights: Sequence[float]) -> Iterator[None]:
         """Lets every row be answered by the weighted sum of all adapters inside the block.

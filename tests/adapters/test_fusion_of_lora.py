@@ -59,7 +59,7 @@ def test_a_site_is_the_base_and_the_mixture_of_what_adapters_add(
     with torch.no_grad():
         answered = np.asarray(layer(x), dtype=np.float64)
         said = np.asarray(layer.base_layer(x), dtype=np.float64)
-    names = ("query.weight", "query.bias", "key.weight", "key.bias", "value.weight")
+    names = ("query.weight", "query.bias", "key.weight", "key.bias", "value.offset")
     prefix, tensors = f"{ROOT}{QUERY}.fusion.", attachment.tensors()
     held = {name: np.asarray(tensors[prefix + name]) for name in names if prefix + name in tensors}
     added = []
@@ -73,7 +73,8 @@ def test_a_site_is_the_base_and_the_mixture_of_what_adapters_add(
     scores = np.einsum("bth,btnh->btn", query, keys)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    outputs = outputs @ held["value.weight"].T if options.value else outputs
+    if options.value:
+        outputs = outputs + outputs @ held["value.offset"].T
     expected = np.einsum("btn,btnh->bth", weights, outputs) + (0 if options.residual_before else said)
     np.testing.assert_allclose(answered, expected, rtol=1e-4, atol=1e-4)
 
@@ -94,7 +95,7 @@ def test_only_the_fusion_trains_and_the_penalty_holds_its_values(store: AdapterS
     assert {name.rpartition(".fusion.")[2] for name in changed} >= {
         "query.weight",
         "key.weight",
-        "value.weight",
+        "value.offset",
     }
     adapted.detach()
     now = values(module)
@@ -104,7 +105,7 @@ def test_only_the_fusion_trains_and_the_penalty_holds_its_values(store: AdapterS
 def test_members_are_as_they_were_when_they_were_stored(store: AdapterStore) -> None:
     _, attachment = fused(store)
     names = {name.rpartition(".fusion.")[2] for name in attachment.tensors()}
-    assert names == {"query.weight", "query.bias", "key.weight", "key.bias", "value.weight"}
+    assert names == {"query.weight", "query.bias", "key.weight", "key.bias", "value.offset"}
     parameters = {id(parameter) for parameter in attachment.parameters()}
     assert parameters == {id(parameter) for parameter in attachment.named_parameters().values()}
 

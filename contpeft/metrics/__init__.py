@@ -1,4 +1,4 @@
-"""The accuracy matrix and its numbers, paired comparisons, calibration: pure functions over rows, no torch."""
+"""The accuracy matrix and its numbers, paired comparisons, calibration: pure functions, no torch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""Adapter methods that PEFT lacks, made known to it: it builds, saves and loads them as its own.
+
+Importing this registers them for the whole process, so that ``PeftModel.from_pretrained`` reads their
+folders once :mod:`contpeft.adapters` is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from peft import PeftConfig
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
+from peft.tuners.tuners_utils import BaseTuner
+
+from contpeft.adapters.tuners.bitfit import BitFitModel
+from contpeft.adapters.tuners.configs import (
+    BitFitConfig,
+    CompacterConfig,
+    HoulsbyConfig,
+    ParallelConfig,
+    PfeifferConfig,
+)
+from contpeft.adapters.tuners.models import BottleneckModel, CompacterModel
+
+__all__ = ["OWN_METHODS", "register"]
+
+OWN_METHODS: dict[str, tuple[type[PeftConfig], type[BaseTuner]]] = {
+    "bitfit": (BitFitConfig, BitFitModel),
+    "compacter": (CompacterConfig, CompacterModel),
+    "houlsby": (HoulsbyConfig, BottleneckModel),
+    "parallel": (ParallelConfig, BottleneckModel),
+    "pfeiffer": (PfeifferConfig, BottleneckModel),
+}
+"""The methods registered here: each one's configuration and the class that builds its layers."""
+
+
+def register() -> None:
+    """Makes the methods known to PEFT; called again, it changes nothing."""
+    for method, (config, tuner) in OWN_METHODS.items():
+        kind = cast(Any, method.upper())  # PEFT looks methods up by any key, not only by its own enum
+        PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config
+        PEFT_TYPE_TO_TUNER_MAPPING[kind] = tuner
+        PEFT_TYPE_TO_PREFIX_MAPPING[kind] = tuner.prefix
+
+
+register()

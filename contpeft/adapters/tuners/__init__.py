@@ -16,8 +16,10 @@ from peft.mapping import (
 )
 from peft.tuners.tuners_utils import BaseTuner
 
+from contpeft.adapters.tuners.adamix import AdaMixModel
 from contpeft.adapters.tuners.bitfit import BitFitModel
 from contpeft.adapters.tuners.configs import (
+    AdaMixConfig,
     BitFitConfig,
     CompacterConfig,
     HoulsbyConfig,
@@ -29,6 +31,7 @@ from contpeft.adapters.tuners.models import BottleneckModel, CompacterModel
 __all__ = ["OWN_METHODS", "register"]
 
 OWN_METHODS: dict[str, tuple[type[PeftConfig], type[BaseTuner]]] = {
+    "adamix": (AdaMixConfig, AdaMixModel),
     "bitfit": (BitFitConfig, BitFitModel),
     "compacter": (CompacterConfig, CompacterModel),
     "houlsby": (HoulsbyConfig, BottleneckModel),

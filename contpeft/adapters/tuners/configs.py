@@ -10,6 +10,7 @@ from peft import PeftConfig
 from contpeft.errors import suggest
 
 __all__ = [
+    "AdaMixConfig",
     "BitFitConfig",
     "BottleneckConfig",
     "CompacterConfig",
@@ -105,6 +106,27 @@ class PfeifferConfig(BottleneckConfig):
     def placement(self) -> str:
         """After the FFN, reading its normalised sum."""
         return "pfeiffer"
+
+
+@dataclass
+class AdaMixConfig(PfeifferConfig):
+    """Several adapters a site while training, their mean afterwards (Wang et al., 2022, section 3).
+
+    Attributes:
+        experts: how many there are.
+    """
+
+    experts: int = 4
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: if one has no meaning.
+        """
+        super().__post_init__()
+        if not isinstance(self.experts, int) or self.experts < 1:
+            raise ValueError(f"experts={self.experts!r} is no number of adapters; give 1 or more")
 
 
 @dataclass

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
 
+import peft
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
+from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.adapters.tuners.configs import BottleneckConfig
 from contpeft.adapters.tuners.sites import site_pattern
 from contpeft.errors import SpecError, UnsupportedError, suggest
@@ -137,6 +139,10 @@ def _attachable(name: str, kind: Any) -> bool:
 
 def _config_type(method: str) -> type[PeftConfig]:
     kind = _registry().get(method)
+    if kind is None and method in OWN_METHODS:
+        raise UnsupportedError(
+            f"method {method!r} needs PEFT 0.21 or newer, this is {peft.__version__}; upgrade it"
+        )
     if kind is None:
         raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
     if not _attachable(method, kind):

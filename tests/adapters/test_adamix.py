@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from contpeft.adapters import AdaptedModel, Attachment, adamix_consistency
 from contpeft.adapters.methods import make_config
+from contpeft.adapters.tuners import REGISTERED
 from contpeft.adapters.tuners.adamix import Experts
 from contpeft.adapters.tuners.configs import AdaMixConfig
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec
 
+pytestmark = pytest.mark.skipif(not REGISTERED, reason="this release of PEFT is too old")
 SPEC = AdapterSpec("adamix", reduction_factor=4, experts=3)
 
 

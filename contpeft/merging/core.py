@@ -11,29 +11,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from contpeft.errors import SpecError
-from contpeft.merging.update import Reduced, Update, decompose, signed, significant
+from contpeft.merging.layout import Term
+from contpeft.merging.update import (
+    Reduced,
+    Update,
+    canonical,
+    check_finite,
+    check_terms,
+    decompose,
+    signed,
+    significant,
+)
 
 __all__ = ["CoreSpace", "core_space"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CoreSpace:
-    """Updates ``u @ cores[i] @ v.T`` of one weight.
+    """Updates ``u @ core_i @ v.T`` of one weight.
 
     Attributes:
         u: ``(d_out, p)``, orthonormal columns.
         v: ``(d_in, q)``, orthonormal columns.
-        cores: ``(k, p, q)``.
+        factors: of each core, ``(p, r_i)`` and ``(r_i, q)``.
     """
 
     u: Tensor
     v: Tensor
-    cores: Tensor
+    factors: tuple[tuple[Tensor, Tensor], ...]
+
+    @cached_property
+    def cores(self) -> Tensor:
+        """The cores, ``(k, p, q)``."""
+        return torch.stack([left @ right for left, right in self.factors])
+
+    @cached_property
+    def parts(self) -> tuple[Update, ...]:
+        """The cores in canonical form."""
+        return tuple(canonical(left, right, dtype=left.dtype) for left, right in self.factors)
 
     def update(self, core: Tensor) -> Update:
         """Returns the update with a core of ``(p, q)``, in canonical form."""
@@ -52,23 +72,23 @@ class CoreSpace:
         return kept, small.s
 
 
-def core_space(updates: Sequence[Update]) -> CoreSpace:
+def core_space(terms: Sequence[Term], *, dtype: torch.dtype = torch.float64) -> CoreSpace:
     """Returns updates of one weight in their core space.
 
     Args:
-        updates: all of one shape and one dtype.
+        terms: ``(b, a, weight)`` of each update, as :func:`~contpeft.merging.update.combine` takes them.
+        dtype: what to compute in.
 
     Raises:
-        SpecError: if there is no update, or shapes differ.
+        SpecError: as :func:`~contpeft.merging.update.combine` does.
     """
-    shapes = sorted({update.shape for update in updates})
-    if len(shapes) != 1:
-        told = f"updates of shapes {', '.join(map(str, shapes))} share no space" if shapes else "no updates"
-        raise SpecError(f"{told}; give updates of one weight")
-    u = _basis([update.u * update.s for update in updates])
-    v = _basis([update.v * update.s for update in updates])
-    cores = [(u.T @ update.u * update.s) @ (update.v.T @ v) for update in updates]
-    return CoreSpace(u, v, torch.stack(cores))
+    check_terms(terms, dtype)
+    pairs = [(b.to(dtype) * weight, a.to(dtype)) for b, a, weight in terms]
+    # With the other factor's triangle each block is the update in all but a rotation, whatever the factors.
+    lefts = [b @ Reduced.of(a.T).r.T for b, a in pairs]
+    rights = [a.T @ Reduced.of(b).r.T for b, a in pairs]
+    u, v = _basis(lefts), _basis(rights)
+    return CoreSpace(u, v, tuple((u.T @ b, a @ v) for b, a in pairs))
 
 
 def _basis(parts: Sequence[Tensor]) -> Tensor:
@@ -77,6 +97,7 @@ def _basis(parts: Sequence[Tensor]) -> Tensor:
     if not stack.shape[1]:
         return stack
     reduced = Reduced.of(stack)
+    check_finite(reduced.r)
     u, s, _ = torch.linalg.svd(reduced.r, full_matrices=False)
     vectors = reduced.lift(u[:, significant(s)])
     largest = vectors.abs().argmax(dim=0, keepdim=True)

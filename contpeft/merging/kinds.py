@@ -25,7 +25,7 @@ from contpeft.merging.update import Update, balanced_factors
 if TYPE_CHECKING:
     from contpeft.merging.fuse import Source
 
-__all__ = ["Kind", "LowRank", "Vectors", "open_kind", "rules_for"]
+__all__ = ["MERGEABLE", "Kind", "LowRank", "Vectors", "open_kind", "rules_for"]
 
 # Which of the adapters, and where its update of the module is.
 Place = tuple[int, Factors]
@@ -146,6 +146,8 @@ _VECTORS: Final = {
     "parallel": _Vector(None),
     "pfeiffer": _Vector(None),
 }
+# The methods of which several adapters have a merge.
+MERGEABLE: Final = tuple(sorted({"lora", *_VECTORS}))
 
 
 class Vectors(Kind):
@@ -225,7 +227,7 @@ def open_kind(sources: Sequence[Source], rule: Rule) -> Kind:
     if kind not in _VECTORS:
         raise UnsupportedError(
             f"{label} is of method {kind!r}, whose tensors have no sum or mean that is a merge of what it "
-            f"computes; methods that can be merged: {', '.join(sorted({'lora', *_VECTORS}))}"
+            f"computes; methods that can be merged: {', '.join(MERGEABLE)}"
         )
     if not rule.elementwise or (_VECTORS[kind].neutral is None and rule.spec.name != "average"):
         can = "'average'" if _VECTORS[kind].neutral is None else "'sum', 'average', 'ties', ..."

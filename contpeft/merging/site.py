@@ -68,4 +68,5 @@ class Site:
     @cached_property
     def space(self) -> CoreSpace:
         """The core space of the weighted updates."""
-        return core_space(self.weighted)
+        pairs = zip(self.terms, self.weights, strict=True)
+        return core_space([(b, a, scale * weight) for (b, a, scale), weight in pairs], dtype=self.dtype)

@@ -21,6 +21,8 @@ __all__ = [
     "Update",
     "balanced_factors",
     "canonical",
+    "check_finite",
+    "check_terms",
     "combine",
     "combine_cut",
     "decompose",
@@ -121,10 +123,12 @@ def combine_cut(
     Raises:
         SpecError: as :func:`combine` does.
     """
-    _check(terms, dtype)
+    check_terms(terms, dtype)
     left = Reduced.of(torch.cat([b.to(dtype) * weight for b, _, weight in terms], dim=1))
     right = Reduced.of(torch.cat([a.to(dtype) for _, a, _ in terms], dim=0).T)
-    u, s, vh = torch.linalg.svd(left.r @ right.r.T, full_matrices=False)
+    core = left.r @ right.r.T
+    check_finite(core)
+    u, s, vh = torch.linalg.svd(core, full_matrices=False)
     # What cancels leaves the rounding of its parts, which nothing in the result is large enough to show.
     rounding = (
         4 * torch.finfo(dtype).eps * torch.linalg.matrix_norm(left.r) * torch.linalg.matrix_norm(right.r)
@@ -234,13 +238,23 @@ def signed(u: Tensor, s: Tensor, v: Tensor) -> Update:
     return Update(u * signs, s, v * signs)
 
 
-def _check(terms: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype) -> None:
+def check_finite(core: Tensor) -> None:
+    """Raises :class:`SpecError` if a value is NaN or infinite.
+
+    Such a value anywhere in an update makes others so, and a core has the fewest.
+    """
+    if not torch.isfinite(core).all():
+        raise SpecError("an update has values that are NaN or infinite")
+
+
+def check_terms(terms: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype) -> None:
+    """Raises :class:`SpecError` if there is no term, shapes do not fit, or the type is another one."""
     if not terms:
         raise SpecError("there is no update to combine; give at least one")
     if dtype not in _CUT:
         raise SpecError(f"cannot compute updates in {dtype}; use torch.float64 or torch.float32")
     shape = terms[0][0].shape[0], terms[0][1].shape[-1]
-    for b, a, weight in terms:
+    for b, a, _ in terms:
         if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
             raise SpecError(f"factors of shapes {tuple(b.shape)} and {tuple(a.shape)} have no product")
         if (b.shape[0], a.shape[1]) != shape:
@@ -248,5 +262,3 @@ def _check(terms: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype) ->
                 f"updates of shapes {shape} and {(b.shape[0], a.shape[1])} cannot be added; "
                 "they are of different weights"
             )
-        if not (torch.isfinite(b).all() and torch.isfinite(a).all() and abs(weight) < float("inf")):
-            raise SpecError("an update has values that are NaN or infinite")

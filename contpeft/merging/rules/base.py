@@ -16,7 +16,6 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from contpeft.errors import SpecError
 from contpeft.merging.layout import Term
 from contpeft.merging.site import Site
 from contpeft.merging.update import Update, combine, combine_cut, decompose, truncated
@@ -161,19 +160,19 @@ class Core(Rule):
         return site.space.update_cut(self.core(site), keep)
 
 
-class Ordered(Rule):
-    """A rule that takes one adapter after another into a running merge."""
+class Ordered(Core):
+    """A rule that takes one adapter after another into a running merge; all within their core space."""
 
     @abstractmethod
     def step(self, running: Update, new: Update) -> Update:
         """Returns the running merge with one more update taken in."""
 
-    def merge(self, site: Site) -> Update:
+    def core(self, site: Site) -> Tensor:
         """Returns what the updates become, the first taken as it is."""
-        running = site.weighted[0]
-        for new in site.weighted[1:]:
+        running, *others = site.space.parts
+        for new in others:
             running = self.step(running, new)
-        return running
+        return (running.u * running.s) @ running.v.T
 
 
 class Entrywise(Rule):
@@ -231,12 +230,6 @@ class Entrywise(Rule):
     def elementwise(self) -> bool:
         """Entries of vectors are entries."""
         return True
-
-
-def check_at_least(name: str, k: int, least: int) -> None:
-    """Raises :class:`SpecError` if fewer than ``least`` adapters are merged by the rule ``name``."""
-    if k < least:
-        raise SpecError(f"rule {name!r} needs {least} adapters at least, there are {k}")
 
 
 def _deltas(site: Site) -> Tensor:

@@ -27,14 +27,19 @@ def ranks(stack: Tensor) -> Tensor:
 def largest(stack: Tensor, density: float) -> Tensor:
     """Returns a mask of the ``int(density * n)`` largest entries of each matrix, one at least.
 
+    Of equal magnitudes the first ones are taken.
+
     Args:
         stack: ``(k, p, q)``, with ``n = p * q``.
         density: the share to keep.
     """
-    flat = stack.flatten(1)
+    flat = stack.flatten(1).abs()
     n = flat.shape[1]
     kept = max(1, int(density * n))
-    return (ranks(flat) >= n - kept).reshape(stack.shape)
+    limit = flat.kthvalue(n - kept + 1, dim=1, keepdim=True).values
+    above, equal = flat > limit, flat == limit
+    room = kept - above.sum(1, keepdim=True)
+    return (above | (equal & (equal.cumsum(1) <= room))).reshape(stack.shape)
 
 
 def elect(stack: Tensor) -> Tensor:

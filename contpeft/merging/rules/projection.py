@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar, Self
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from contpeft.merging.budget import rank_for_energy
 from contpeft.merging.rules.base import STRICT, Ordered, RuleSpec, Share
 from contpeft.merging.site import Site
-from contpeft.merging.update import Update, combine, scaled
+from contpeft.merging.update import Update, combine
 
 __all__ = ["NullSpace", "Opcm"]
 
@@ -91,8 +92,8 @@ class Opcm(Ordered):
         squares: dict[int, float] = defaultdict(float)
         total = 0.0
         for site in sites:
-            total += float(super().merge(site).norm) ** 2
-            for place, update in zip(site.places, site.weighted, strict=True):
+            total += float(super().core(site).square().sum())
+            for place, update in zip(site.places, site.space.parts, strict=True):
                 squares[place] += float(update.norm) ** 2
         new = [math.sqrt(square) for place, square in squares.items() if place > 0 or not self.seen]
         mean = (self.seen * self.mean_norm + sum(new)) / (self.seen + len(new))
@@ -105,9 +106,9 @@ class Opcm(Ordered):
         """Returns the factor, and the mean norm of all adapters merged."""
         return {"factor": self.factor, "mean_norm": self.mean}
 
-    def merge(self, site: Site) -> Update:
-        """Returns the merged update."""
-        return scaled(super().merge(site), self.factor)
+    def core(self, site: Site) -> Tensor:
+        """Returns the merged core."""
+        return self.factor * super().core(site)
 
     def step(self, running: Update, new: Update) -> Update:
         """Returns the running sum and the projected update."""

@@ -42,8 +42,7 @@ class Tsv(Core):
 
     def core(self, site: Site) -> Tensor:
         """Returns the merged core."""
-        kept = [truncated(update, rank_for_energy(update.s, self.keep))[0] for update in site.weighted]
-        space = site.space
-        u = polar(space.u.T @ torch.cat([update.u for update in kept], dim=1))
-        v = polar(space.v.T @ torch.cat([update.v for update in kept], dim=1))
+        kept = [truncated(part, rank_for_energy(part.s, self.keep))[0] for part in site.space.parts]
+        u = polar(torch.cat([update.u for update in kept], dim=1))
+        v = polar(torch.cat([update.v for update in kept], dim=1))
         return self.scale * (u * torch.cat([update.s for update in kept])) @ v.T

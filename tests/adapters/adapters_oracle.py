@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from adapters_tiny import IDS, bert, distilbert, gpt2, llama, t5, vit
+from adapters_tiny import IDS, WIDTH, bert, distilbert, gpt2, llama, t5, vit
 from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from scipy.special import erf, expit
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, MT5EncoderModel
 
 Array = NDArray[np.float64]
 
@@ -55,6 +56,34 @@ FAMILIES = {
     ),
     "vit": Family(vit, "vit.layers", "attention.o_proj", "layernorm_after", "mlp.fc2"),
 }  # fmt: skip
+
+
+def _like(kind: str, family: Family, layers: str) -> Family:
+    """Returns the family of another kind of model whose layers are built alike."""
+    sizes = dict(
+        hidden_size=WIDTH, d_model=WIDTH, embedding_size=WIDTH, d_kv=8, d_ff=32, num_hidden_layers=2,
+        num_layers=2, num_attention_heads=2, num_key_value_heads=2, num_heads=2, head_dim=8,
+        intermediate_size=32, vocab_size=48, pad_token_id=0,
+    )  # fmt: skip
+
+    def make() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(kind)
+            for name, value in sizes.items():
+                if hasattr(config, name):
+                    setattr(config, name, value)
+            return (MT5EncoderModel if kind == "mt5" else AutoModel.from_config)(config).eval()
+
+    return replace(family, make=make, layers=layers)
+
+
+FAMILIES |= {
+    kind: _like(kind, FAMILIES["bert"], "encoder.layer")
+    for kind in ("camembert", "electra", "roberta", "xlm-roberta")
+}
+FAMILIES |= {kind: _like(kind, FAMILIES["llama"], "layers") for kind in ("mistral", "qwen2", "qwen3")}
+FAMILIES["mt5"] = _like("mt5", FAMILIES["t5"], "encoder.block")
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda z: z * (1 + erf(z / math.sqrt(2))) / 2,

@@ -12,7 +12,7 @@ from adapters_oracle import ACTIVATIONS, FAMILIES, adapter, find, normalised, wa
 from adapters_tiny import IDS, bert, gpt2, logits, look, same, t5, values
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel
+from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, T5Config, T5Model
 
 from contpeft.adapters import AdaptedModel, Attachment
 from contpeft.adapters.methods import make_config
@@ -24,6 +24,7 @@ from contpeft.adapters.tuners.configs import (
     PfeifferConfig,
 )
 from contpeft.adapters.tuners.phm import phm_weight
+from contpeft.adapters.tuners.sites import FAMILIES as SERVED
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec
 
@@ -77,6 +78,24 @@ def check(family: str, spec: AdapterSpec) -> None:
 @each_bottleneck
 def test_each_layer_computes_the_formula(family: str, method: str) -> None:
     check(family, small(method))
+
+
+def test_every_family_that_is_served_is_checked_here() -> None:
+    assert set(FAMILIES) == set(SERVED)
+
+
+@pytest.mark.parametrize(("method", "count"), [("houlsby", 8), ("pfeiffer", 4), ("parallel", 4)])
+def test_a_decoder_has_places_too_and_none_across(method: str, count: int) -> None:
+    torch.manual_seed(0)
+    sizes = dict(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    model = T5Model(T5Config(vocab_size=48, **sizes)).eval()
+    with torch.no_grad():
+        start = model(IDS, decoder_input_ids=IDS).last_hidden_state
+        attachment = Attachment(model, make_config(small(method), model))
+        assert torch.equal(model(IDS, decoder_input_ids=IDS).last_hidden_state, start)
+    sites = {name.partition(".bottleneck_")[0] for name in attachment.tensors()}
+    assert len(sites) == count
+    assert not any("decoder" in site and ".layer.1." in site for site in sites)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

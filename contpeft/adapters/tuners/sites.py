@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 from contpeft.errors import UnsupportedError
 
-__all__ = ["PLACEMENTS", "Flow", "Site", "site_of", "site_pattern"]
+__all__ = ["FAMILIES", "PLACEMENTS", "Flow", "Site", "site_of", "site_pattern"]
 
 Flow = Literal["after", "inside_norm", "into_sum", "beside", "around_sum", "beside_sum"]
 """What a site's module is and what is done with it; :mod:`contpeft.adapters.tuners.flows` does it."""
@@ -71,8 +71,7 @@ def _pre_norm(types: str, attention: str, ffn: str, norm: str) -> dict[str, Mapp
     )
 
 
-# By config.model_type, then by placement.
-_FAMILIES: Final = {
+FAMILIES: Final[Mapping[str, Mapping[str, tuple[Site, ...]]]] = {
     **_family(
         "bert camembert electra roberta xlm-roberta",
         attention=r"layer\.\d+\.attention\.output\.dropout",
@@ -102,6 +101,7 @@ _FAMILIES: Final = {
     ),
     **_pre_norm("vit", r"layers\.\d+\.attention\.o_proj", r"layers\.\d+\.mlp", "layernorm_after"),
 }
+"""The sites in each family of models, by its ``config.model_type``, then by placement."""
 
 
 def site_pattern(method: str, placement: str, model: Any) -> str:
@@ -139,9 +139,9 @@ def _pattern(path: str) -> str:
 
 def _sites(method: str, placement: str, model: Any) -> tuple[Site, ...]:
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind not in _FAMILIES:
+    if kind not in FAMILIES:
         raise UnsupportedError(
             f"method {method!r} has no known place in the layers of a {kind or type(model).__name__} model; "
-            f"it has in: {', '.join(_FAMILIES)}"
+            f"it has in: {', '.join(FAMILIES)}"
         )
-    return _FAMILIES[kind][placement]
+    return FAMILIES[kind][placement]

@@ -11,8 +11,9 @@ from contpeft.adapters import method_names
 from contpeft.adapters.catalogue import MethodRow, catalogue, reference_model
 from contpeft.adapters.methods_page import methods_page
 from contpeft.adapters.notes import NOTES
-from contpeft.adapters.tuners import REGISTERED
+from contpeft.adapters.tuners import OWN_METHODS, REGISTERED
 from contpeft.merging import RULES
+from contpeft.spec.methods import ADDED_METHODS
 
 pytestmark = [
     pytest.mark.usefixtures("no_compiler"),
@@ -24,6 +25,10 @@ pytestmark = [
 def rows() -> dict[str, MethodRow]:
     """Every method in a classifier of two layers of width 16."""
     return {row.method: row for row in catalogue(bert())}
+
+
+def test_the_methods_added_to_peft_are_known_without_it() -> None:
+    assert set(OWN_METHODS) == ADDED_METHODS
 
 
 def test_every_method_is_listed_and_told_of(rows: dict[str, MethodRow]) -> None:

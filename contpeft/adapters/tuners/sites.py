@@ -138,10 +138,10 @@ def _pattern(path: str) -> str:
 
 
 def _sites(method: str, placement: str, model: Any) -> tuple[Site, ...]:
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+    kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     if kind not in FAMILIES:
         raise UnsupportedError(
-            f"method {method!r} has no known place in the layers of a {kind or type(model).__name__} model; "
+            f"method {method!r} has no known place in the layers of a {kind} model; "
             f"it has in: {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind][placement]

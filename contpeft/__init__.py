@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contpeft.callbacks import AdapterCheckpoint, ContinualAdapter, ForgettingMonitor
-    from contpeft.spec import AdapterRef, AdapterSpec, Base, Route, Single, Task
+    from contpeft.callbacks import AdapterCheckpoint, ContinualAdapter, ForgettingMonitor, FusionStage
+    from contpeft.spec import AdapterRef, AdapterSpec, Base, Route, Single, Sum, Task
     from contpeft.store import AdapterStore
 
 __version__ = "0.1.0"
@@ -20,8 +20,10 @@ _HOMES = {
     "Base": "contpeft.spec",
     "ContinualAdapter": "contpeft.callbacks",
     "ForgettingMonitor": "contpeft.callbacks",
+    "FusionStage": "contpeft.callbacks",
     "Route": "contpeft.spec",
     "Single": "contpeft.spec",
+    "Sum": "contpeft.spec",
     "Task": "contpeft.spec",
 }
 
@@ -33,8 +35,10 @@ __all__ = [
     "Base",
     "ContinualAdapter",
     "ForgettingMonitor",
+    "FusionStage",
     "Route",
     "Single",
+    "Sum",
     "Task",
     "__version__",
 ]

@@ -1,12 +1,14 @@
 """How well merged adapters do what each of their parts does: every rule, on real adapters.
 
-usage: python experiments/merging_quality.py --store STORE [--out DIR] [--rules sum,tsv,...]
+usage: python experiments/merging_quality.py --store STORE [--way WAY] [--out DIR] [--rules sum,tsv,...]
 
 Trains one adapter per domain of CLINC150 (``clinc150.yaml``; ``prepare_clinc150.py`` makes its data) for
 each of three seeds, merges all ten by every rule at every rank, and measures the merge on each domain with
 that domain's own head, the task known. Scores are told as shares of what the domain's own adapter scores.
-``scaled`` multiplies the merge by one number, picked on validation rows. Everything measured is kept in the
-store: a second call goes on where the first stopped.
+The heads are linear from a random start, as in most papers, or with ``--way isolated`` cosine heads from
+class means, on which adapters make little difference. ``scaled`` multiplies the merge by one number, picked
+on validation rows; ``searched`` takes the best of twenty weightings, tried on them too. Everything measured
+is kept in the store: a second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from contpeft.errors import NotFoundError
 from contpeft.experiments import Experiment, load_experiment, run_experiment
 from contpeft.experiments.config import load_evaluation
 from contpeft.experiments.evaluation import Evaluation
+from contpeft.experiments.search import best_candidate, search
+from contpeft.experiments.search_space import Space
 from contpeft.merging import RULES
 from contpeft.spec import AdapterState, Parent, Single
 from contpeft.store import Request
@@ -37,6 +41,7 @@ from contpeft.store import Request
 CONFIG = Path(__file__).parent / "clinc150.yaml"
 SEEDS, RANKS, SCALES = (0, 1, 2), ("8", "16", "32", "full"), (0.35, 0.6, 1.0, 1.7)
 TEST_ROWS, VALIDATION_ROWS, MOMENT_ROWS = 50, 10, 150
+TRIALS = 20
 LEFT_OUT = ("slerp",)  # between two adapters alone
 
 
@@ -57,14 +62,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--store", required=True)
+    parser.add_argument("--way", default="isolated-linear", choices=("isolated", "isolated-linear"))
     parser.add_argument("--out", default="reports/merging")
     parser.add_argument("--rules", default=",".join(name for name in RULES if name not in LEFT_OUT))
+    parser.add_argument("--searched", default="sum,ties,tsv")
     told = parser.parse_args()
     torch.set_num_threads(1)
     cells: list[Cell] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
-            cells.extend(measured(Bench(told.store, seed, Path(folder)), told.rules.split(",")))
+            bench = Bench(told.store, told.way, seed, Path(folder))
+            cells.extend(measured(bench, told.rules.split(",")))
+            cells.extend(searched(bench, told.searched.split(",")))
     out = Path(told.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "merging.json").write_text(json.dumps([vars(cell) for cell in cells], indent=1))
@@ -76,13 +85,13 @@ def main() -> None:
 class Bench:
     """One seed: its ten adapters, and the rows they are measured on."""
 
-    def __init__(self, store: str, seed: int, folder: Path) -> None:
+    def __init__(self, store: str, way: str, seed: int, folder: Path) -> None:
         self.seed = seed
         self.store = AdapterStore(store)
-        overrides = {"name": f"clinc150-{seed}", "seed": seed, "store": store}
+        overrides = {"name": f"clinc150-{seed}", "seed": seed, "store": store, "strategies": [way]}
         self.experiment = load_experiment(CONFIG, overrides)
         run_experiment(self.experiment)
-        self.refs = [f"clinc150-{seed}.isolated.{task}@1" for task in self.tasks()]
+        self.refs = [f"clinc150-{seed}.{way}.{task}@1" for task in self.tasks()]
         self.test = Evaluation(self.evaluation_of(folder, "test"), self.store, rows=TEST_ROWS)
         self.validation = Evaluation(self.evaluation_of(folder, "val"), self.store, rows=VALIDATION_ROWS)
         self.own = [self.test.score(ref, task) for ref, task in zip(self.refs, self.test.tasks, strict=True)]
@@ -153,6 +162,15 @@ def measured(bench: Bench, rules: list[str]) -> Iterator[Cell]:
         print(f"seed {bench.seed}: {rule}", flush=True)
 
 
+def searched(bench: Bench, rules: list[str]) -> Iterator[Cell]:
+    """Yields the merges whose weights a search on validation rows found best."""
+    for rule in rules:
+        space = Space(tuple(bench.refs), rules=(rule,), ranks=("full",))
+        found = search(bench.validation, bench.store, space, trials=TRIALS)
+        state = best_candidate(bench.store, space, found).state
+        yield Cell(rule, "searched", bench.seed, bench.shares(state))
+
+
 def scaled(state: AdapterState, scale: float) -> AdapterState:
     """Returns an adapter whose updates are multiplied by a number."""
     config = dict(state.config)
@@ -173,7 +191,7 @@ def summary(cells: list[Cell], rule: str, rank: str) -> tuple[float, float, floa
 
 
 def table(cells: list[Cell]) -> str:
-    columns = [*RANKS, "scaled"]
+    columns = [*RANKS, "scaled", "searched"]
     lines = [f"| rule | {' | '.join(columns)} | scale |", f"| --- |{' ---: |' * (len(columns) + 1)}"]
     rules = list(dict.fromkeys(cell.rule for cell in cells))
     key = {rule: summary(cells, rule, "full") or (0.0, 0.0, 0.0) for rule in rules}

@@ -8,9 +8,9 @@ and the cost depends on the number of places only, never on how many adapters we
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from contpeft.adapters.methods import config_from_json, config_to_json
+from contpeft.adapters.places import Place, Places, fill
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
@@ -27,15 +28,7 @@ _SLOT = "current"
 _REFUSALS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-class _Place(NamedTuple):
-    """A place in the model: the module that holds it, its name there, and what sits in it."""
-
-    parent: nn.Module
-    name: str
-    module: nn.Module
-
-
-class Attachment:
+class Attachment(Places):
     """An adapter made for one model.
 
     Made installed: the model computes with it at once. Use :meth:`removed` and :meth:`install` /
@@ -50,16 +43,15 @@ class Attachment:
     """
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
-        places = [_Place(parent, *child) for parent in model.modules() for child in parent.named_children()]
+        places = [Place(parent, *child) for parent in model.modules() for child in parent.named_children()]
         with ExitStack() as undo:
-            undo.callback(_fill, places)
+            undo.callback(fill, places)
             self._peft = _build(model, config)
             undo.pop_all()
+        changed = [place for place in places if place.now().module is not place.module]
+        super().__init__(changed, [place.now() for place in changed])
         self._model = model
-        self._base = [place for place in places if _now(place).module is not place.module]
-        self._layers = [_now(place) for place in self._base]
         self.config = config
-        self.installed = True
         self._trainable = [p for p in self.parameters() if p.requires_grad]
         for layer, base in zip(self._layers, self._base, strict=True):
             self._set_mode([layer], base.module.training)
@@ -82,12 +74,6 @@ class Attachment:
             undo.pop_all()
         return attachment
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Returns the adapter's own parameters, the base's left out."""
-        base = {id(p) for place in self._base for p in place.module.parameters()}
-        own = {id(p): p for place in self._layers for p in place.module.parameters() if id(p) not in base}
-        return list(own.values())
-
     def trainable(self) -> list[nn.Parameter]:
         """Returns those of the adapter's parameters that its method trains."""
         return list(self._trainable)
@@ -96,10 +82,6 @@ class Attachment:
         """Returns the parameters in use under their names in :meth:`tensors` and in stored versions."""
         live = self._live().items()
         return {_portable(name): value for name, value in live if isinstance(value, nn.Parameter)}
-
-    def train(self) -> None:
-        """Puts the adapter's own modules in train mode, the base's left as they are."""
-        self._set_mode(self._layers, True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the adapter's tensors on the CPU, under PEFT's names on disk."""
@@ -135,29 +117,6 @@ class Attachment:
         """Returns the method's full configuration as plain JSON."""
         return config_to_json(self.config)
 
-    def install(self) -> None:
-        """Puts the adapter's layers into the model; nothing happens if they are there."""
-        if not self.installed:
-            _fill(self._layers)
-            self.installed = True
-
-    def remove(self) -> None:
-        """Puts the base's own modules back; nothing happens if they are there."""
-        if self.installed:
-            _fill(self._base)
-            self.installed = False
-
-    @contextmanager
-    def removed(self) -> Iterator[None]:
-        """Takes the adapter out inside the block, and puts it back if it was in."""
-        was = self.installed
-        self.remove()
-        try:
-            yield
-        finally:
-            if was:
-                self.install()
-
     @contextmanager
     def _inside(self) -> Iterator[None]:
         was = self.installed
@@ -178,13 +137,6 @@ class Attachment:
                 save_embedding_layers=False,
             )
         return found
-
-    def _set_mode(self, layers: Iterable[_Place], training: bool) -> None:
-        base = {id(module) for place in self._base for module in place.module.modules()}
-        for layer in layers:
-            for module in layer.module.modules():
-                if id(module) not in base:
-                    module.training = training
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -219,15 +171,6 @@ def _build(model: nn.Module, config: PeftConfig) -> PeftModel:
             vars(model).pop("peft_config", None)  # PEFT's own note on the model; nothing reads it
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
-
-
-def _now(place: _Place) -> _Place:
-    return place._replace(module=getattr(place.parent, place.name))
-
-
-def _fill(places: Iterable[_Place]) -> None:
-    for parent, name, module in places:
-        setattr(parent, name, module)
 
 
 def _portable(name: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from peft import PeftConfig
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from contpeft.adapters.attachment import Attachment, refuse_adapted
 from contpeft.adapters.find import find_head, find_model, get_path, set_path
 from contpeft.adapters.fingerprint import base_model, base_tensors
+from contpeft.adapters.fusion import FUSION, FusionAttachment, FusionOptions, Member, members_of
 from contpeft.adapters.heads import build_head, head_spec
 from contpeft.adapters.methods import make_config
+from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
-from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Version
+from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Sum, Version
 
 __all__ = ["AdaptedModel", "AnySpec", "Load"]
 
@@ -25,6 +28,8 @@ AnySpec = AdapterSpec | PeftConfig
 
 Load = Callable[[str], tuple[Version, AdapterState]]
 """Maps a reference to the version's entry and its weights."""
+
+Put = TypeVar("Put", Attachment, FusionAttachment)
 
 _ATTRIBUTE = "_contpeft"
 
@@ -48,7 +53,7 @@ class AdaptedModel:
         self.module = module
         self.model_path, self.model = find_model(module, model)
         refuse_adapted(self.model)
-        self.attachment: Attachment | None = None
+        self.attachment: Attachment | FusionAttachment | None = None
         self._base: BaseModel | None = None
         self._seal: list[tuple[int, int, torch.dtype]] = []
         self._intact: BaseModel | None = None
@@ -153,6 +158,24 @@ class AdaptedModel:
         head = self._inner_head()
         return self._put_in(lambda: Attachment(self.model, make_config(spec, self.model, head)))
 
+    def attach_fusion(
+        self, members: Sequence[Member], options: FusionOptions | None = None
+    ) -> FusionAttachment:
+        """Puts attention over several stored LoRA adapters into the model; only the fusion trains.
+
+        Args:
+            members: the adapters, each with its catalogue entry.
+            options: what the fusion layers are made of.
+
+        Raises:
+            SpecError: if an adapter is attached already, or there are fewer than two members.
+            UnsupportedError: if one is no LoRA adapter of linear layers.
+            BaseMismatchError: if one was trained on another base model.
+        """
+        for version, _ in members:
+            self.check_base(version)
+        return self._put_in(lambda: FusionAttachment(self.model, members, options))
+
     def attach_state(self, state: AdapterState) -> Attachment:
         """Attaches a stored adapter to be trained on.
 
@@ -211,12 +234,12 @@ class AdaptedModel:
         return AdapterState(kind, config, tensors, None if head is None else head_spec(head, classes))
 
     @contextmanager
-    def applied(self, composition: Base | Single, load: Load | None = None) -> Iterator[None]:
+    def applied(self, composition: Base | Single | Sum, load: Load | None = None) -> Iterator[None]:
         """Lets ``composition`` answer inside the block; leaving it restores the module exactly.
 
         Args:
-            composition: the base alone (the head stays), or one stored version with its head or that of
-                another one.
+            composition: the base alone (the head stays), or one stored version or a sum of several, with its
+                head or that of another one.
             load: gives a version's entry and weights; needed for a stored version.
 
         Raises:
@@ -224,12 +247,15 @@ class AdaptedModel:
             SpecError: if the version does not fit the model, or the other one has no head to lend.
         """
         head = self.head
-        with self._set_aside():
+        with self._set_aside(), ExitStack() as beside:
             try:
-                if isinstance(composition, Single):
+                if not isinstance(composition, Base):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    self._install_guest(composition, load)
+                    if isinstance(composition, Sum):
+                        self._put_beside(composition, load, beside)
+                    else:
+                        self._install_guest(composition, load)
                 yield
             finally:
                 if head is not None and self.head is not head:
@@ -295,22 +321,35 @@ class AdaptedModel:
     def _install_guest(self, single: Single, load: Load) -> None:
         version, state = load(single.ref)
         self.check_base(version)
-        if state.adapter_tensors():
+        if state.kind == FUSION:
+            members = [load(ref) for ref in members_of(state)]
+            self.attachment = FusionAttachment.from_state(self.model, state, members)
+        elif state.adapter_tensors():
             self.attachment = Attachment.from_state(self.model, state)
+        if self.attachment is not None:
             for parameter in self.attachment.parameters():
                 parameter.requires_grad_(False)
-        self.load_head(state if single.head is None else self._lent_head(single, load))
+        self.load_head(state if single.head is None else self._lent_head(single.ref, single.head, load))
 
-    def _lent_head(self, single: Single, load: Load) -> AdapterState:
+    def _put_beside(self, total: Sum, load: Load, beside: ExitStack) -> None:
+        states = []
+        for ref, _ in total.parts:
+            version, state = load(ref)
+            self.check_base(version)
+            states.append(state)
+        stack = StackedLora(states, self.device)
+        beside.enter_context(stack.summed(self.model, [weight for _, weight in total.parts]))
+        self.load_head(self._lent_head(str(total), total.answering, load))
+
+    def _lent_head(self, what: str, ref: str, load: Load) -> AdapterState:
         """Returns the version whose head another adapter answers with."""
-        lender, state = load(str(single.head))
+        lender, state = load(ref)
         self.check_base(lender)
         if state.head is None:
-            raise SpecError(f"{lender.ref} has no head that {single.ref} could answer with")
+            raise SpecError(f"{lender.ref} has no head that {what} could answer with")
         if state.head.kind == "statistics":
             raise SpecError(
-                f"the head of {lender.ref} is class statistics of the bare base; "
-                f"{single.ref} cannot answer with it"
+                f"the head of {lender.ref} is class statistics of the bare base; {what} cannot answer with it"
             )
         return state
 
@@ -325,16 +364,16 @@ class AdaptedModel:
                 self._take_out()
                 self.attachment = own
 
-    def _put_in(self, make: Callable[[], Attachment]) -> Attachment:
+    def _put_in(self, make: Callable[[], Put]) -> Put:
         if self.attachment is not None:
             raise SpecError(
                 f"{type(self.module).__name__} has an adapter attached already; "
                 "detach() it before the next task"
             )
         intact = self.base
-        self.attachment = make()
-        self._intact = intact
-        return self.attachment
+        made = make()
+        self.attachment, self._intact = made, intact
+        return made
 
     def _take_out(self) -> None:
         if self.attachment is not None:

@@ -2,6 +2,7 @@
 
 from contpeft.callbacks.checkpoint import AdapterCheckpoint
 from contpeft.callbacks.continual import ContinualAdapter
+from contpeft.callbacks.fusion import FusionStage
 from contpeft.callbacks.monitor import ForgettingMonitor
 
-__all__ = ["AdapterCheckpoint", "ContinualAdapter", "ForgettingMonitor"]
+__all__ = ["AdapterCheckpoint", "ContinualAdapter", "ForgettingMonitor", "FusionStage"]

@@ -5,7 +5,7 @@ digest.
 """
 
 from contpeft.spec.adapter import AdapterSpec, AdapterState, HeadSpec
-from contpeft.spec.composition import Base, Composition, Route, Single, composition_from_json
+from contpeft.spec.composition import Base, Composition, Route, Single, Sum, composition_from_json
 from contpeft.spec.refs import AdapterRef, check_name
 from contpeft.spec.task import PROTOCOLS, Protocol, Score, Task
 from contpeft.spec.version import BaseModel, Parent, Version
@@ -24,6 +24,7 @@ __all__ = [
     "Route",
     "Score",
     "Single",
+    "Sum",
     "Task",
     "Version",
     "check_name",

@@ -9,7 +9,7 @@ from typing import Any
 from contpeft.digest import json_digest
 from contpeft.errors import SpecError, suggest
 
-__all__ = ["Base", "Composition", "Route", "Single", "composition_from_json"]
+__all__ = ["Base", "Composition", "Route", "Single", "Sum", "composition_from_json"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Single:
     ref: str
     head: str | None = None
 
+    @property
+    def answering(self) -> str:
+        """The version whose head answers."""
+        return self.head or self.ref
+
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
         return (self.ref,) if self.head is None else (self.ref, self.head)
@@ -69,6 +74,47 @@ class Single:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """What several versions add to the base, added up; exact, and nothing is merged.
+
+    Attributes:
+        parts: each version and its weight.
+        head: the version whose head scores the features; None for the head of the first part.
+    """
+
+    parts: tuple[tuple[str, float], ...]
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises :class:`SpecError` if there is nothing to add."""
+        if not self.parts:
+            raise SpecError("a sum of no versions has no meaning; name one at least, or use the base")
+
+    @property
+    def answering(self) -> str:
+        """The version whose head answers."""
+        return self.head or self.parts[0][0]
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return (*(ref for ref, _ in self.parts), *([] if self.head is None else [self.head]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        parts = [{"ref": ref, "weight": weight} for ref, weight in self.parts]
+        head = {} if self.head is None else {"head": self.head}
+        return {"type": "sum", "parts": parts, **head}
+
+    def digest(self, fingerprint: Callable[[str], str]) -> str:
+        """Returns the digest of what answers; see :meth:`Single.digest`."""
+        return _composition_digest(self, fingerprint)
+
+    def __str__(self) -> str:
+        told = " + ".join(ref if weight == 1 else f"{weight:g} {ref}" for ref, weight in self.parts)
+        return f"sum({told})" if self.head is None else f"sum({told}; head {self.head})"
+
+
+@dataclass(frozen=True)
 class Route:
     """A router infers which choice answers each row.
 
@@ -78,7 +124,7 @@ class Route:
     """
 
     router: str
-    choices: tuple[Single, ...]
+    choices: tuple[Single | Sum, ...]
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
@@ -97,7 +143,7 @@ class Route:
         return f"route({self.router}: {', '.join(map(str, self.choices))})"
 
 
-Composition = Base | Single | Route
+Composition = Base | Single | Sum | Route
 
 
 def composition_from_json(value: Mapping[str, Any]) -> Composition:
@@ -111,10 +157,18 @@ def composition_from_json(value: Mapping[str, Any]) -> Composition:
         return Base()
     if kind == "single":
         return Single(value["ref"], value.get("head"))
+    if kind == "sum":
+        return Sum(tuple((part["ref"], part["weight"]) for part in value["parts"]), value.get("head"))
     if kind == "route":
-        choices = tuple(Single(choice["ref"], choice.get("head")) for choice in value["choices"])
-        return Route(value["router"], choices)
-    raise SpecError(f"no composition of type {kind!r}{suggest(kind, ('base', 'single', 'route'))}")
+        return Route(value["router"], tuple(map(_choice_from_json, value["choices"])))
+    raise SpecError(f"no composition of type {kind!r}{suggest(kind, ('base', 'single', 'sum', 'route'))}")
+
+
+def _choice_from_json(value: Mapping[str, Any]) -> Single | Sum:
+    choice = composition_from_json(value)
+    if not isinstance(choice, Single | Sum):
+        raise SpecError(f"{choice} cannot be a choice of a route; only a single version or a sum can")
+    return choice
 
 
 def _composition_digest(composition: Composition, fingerprint: Callable[[str], str]) -> str:

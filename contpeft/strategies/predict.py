@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contpeft.adapters import AdaptedModel, Load, StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Composition, Route, Single
+from contpeft.spec import Base, Composition, Route, Single, Sum
 from contpeft.strategies.features import Features
 
 __all__ = ["Answerer", "best_labels", "task_choice"]
@@ -74,28 +74,29 @@ class Answerer:
         return labels
 
     def _single(
-        self, single: Single, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+        self, single: Single | Sum, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
         scores, classes = self.scores(single, inputs, digest)
-        return best_labels(scores, classes, among, single.head or single.ref)
+        return best_labels(scores, classes, among, single.answering)
 
-    def scores(self, single: Single, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
-        """Returns the scores ``(n, C)`` of one version, and the label of each column.
+    def scores(
+        self, single: Single | Sum, inputs: Sequence[Any], digest: str
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Returns the scores ``(n, C)`` of one version or a sum of several, and the label of each column.
 
         Raises:
             SpecError: if the head does not know its labels.
             BaseMismatchError: if a version was trained on another base model.
         """
         loaded = {ref: self._load(ref) for ref in single.refs()}
-        if loaded[single.ref][0].kind == "statistics":
+        if isinstance(single, Single) and loaded[single.ref][0].kind == "statistics":
             if single.head is not None:
                 raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
             statistics = self._statistics_head(single.ref)
             return statistics(self._features.base(inputs, digest)), statistics.classes
-        answering = single.head or single.ref
-        head = loaded[answering][1].head
+        head = loaded[single.answering][1].head
         if head is None or not head.classes:
-            raise SpecError(f"the head of {answering} does not know the labels of its outputs")
+            raise SpecError(f"the head of {single.answering} does not know the labels of its outputs")
         with self._adapted.applied(single, loaded.__getitem__):
             return self._features.scores(inputs), head.classes
 

@@ -47,6 +47,8 @@ def by_hand(made: FusionLayer, source: Array, outputs: Array, residual: Array, h
     """Returns the site's output, token by token."""
     o = made.options
     held = {name: np.asarray(p.detach()) for name, p in made.named_parameters()}
+    if made.value is not None:
+        held["value.weight"] = np.eye(H) + held["value.offset"]
     result = np.zeros((B, T, H))
     for b in range(B):
         for t in range(T):
@@ -175,7 +177,7 @@ def test_a_fusion_without_temperature_keeps_no_count() -> None:
         "query.bias",
         "key.weight",
         "key.bias",
-        "value.weight",
+        "value.offset",
     }
 
 
@@ -197,3 +199,21 @@ def test_what_cannot_be_folded_and_what_is_no_share_is_said() -> None:
         layer(FusionOptions(residual_before=True)).folded(source, adapters, residual)
     with pytest.raises(SpecError, match="dropout_prob 1 is no share"):
         FusionOptions(dropout_prob=1.0)
+
+
+def test_decay_draws_the_value_matrix_to_the_identity() -> None:
+    made = layer(FusionOptions())
+    assert made.value is not None
+    optimizer = torch.optim.AdamW(made.value.parameters(), lr=0.1, weight_decay=0.5)
+    for parameter in made.value.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(200):
+        optimizer.step()
+    torch.testing.assert_close(made.value.weight, torch.eye(H), atol=1e-3, rtol=0)
+
+
+def test_a_value_matrix_of_no_special_start_is_small() -> None:
+    torch.manual_seed(0)
+    made = FusionLayer(64, FusionOptions(value_initialized=False))
+    assert made.value is not None
+    assert float(made.value.weight.detach().std()) == pytest.approx(0.02, rel=0.1)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Composition, Route, Single, composition_from_json
+from contpeft.spec import Base, Composition, Route, Single, Sum, composition_from_json
 
 LENT = Single("both@1", "mail@3")
 
@@ -18,6 +18,11 @@ LENT = Single("both@1", "mail@3")
         (Base(), '{"type": "base"}'),
         (Single("mail@3"), '{"type": "single", "ref": "mail@3"}'),
         (LENT, '{"type": "single", "ref": "both@1", "head": "mail@3"}'),
+        (
+            Sum((("mail@3", 1.0), ("both@1", -0.5)), "mail@3"),
+            '{"type": "sum", "parts": [{"ref": "mail@3", "weight": 1.0}, {"ref": "both@1", "weight": -0.5}], '
+            '"head": "mail@3"}',
+        ),
         (
             Route("lda@2", (Single("mail@3"), LENT)),
             '{"type": "route", "router": "lda@2", "choices": [{"type": "single", "ref": "mail@3"}, '
@@ -55,3 +60,21 @@ def test_the_digest_is_of_contents_and_of_whose_head_answers() -> None:
 def test_another_type_is_refused() -> None:
     with pytest.raises(SpecError, match="no composition of type 'singel'; did you mean 'single'"):
         composition_from_json({"type": "singel"})
+
+
+def test_a_sum_tells_what_it_needs_and_who_answers() -> None:
+    total = Sum((("a@1", 1.0), ("b@2", 0.5)))
+    assert (total.refs(), total.answering, str(total)) == (("a@1", "b@2"), "a@1", "sum(a@1 + 0.5 b@2)")
+    lent = Sum((("a@1", 1.0),), "c@1")
+    assert (lent.refs(), lent.answering, str(lent)) == (("a@1", "c@1"), "c@1", "sum(a@1; head c@1)")
+    assert total.digest({"a@1": "x", "b@2": "y"}.__getitem__) == total.digest({"a@1": "x", "b@2": "y"}.get)
+    assert total.digest(str) != Sum((("a@1", 1.0), ("b@2", 0.25))).digest(str)
+    with pytest.raises(SpecError, match="a sum of no versions has no meaning"):
+        Sum(())
+
+
+def test_a_route_may_choose_sums() -> None:
+    route = Route("lda@2", (Single("mail@3"), Sum((("a@1", 1.0),))))
+    assert composition_from_json(route.to_json()) == route
+    with pytest.raises(SpecError, match="base cannot be a choice of a route"):
+        composition_from_json({"type": "route", "router": "lda@2", "choices": [{"type": "base"}]})

@@ -1,5 +1,15 @@
 """AdapterFusion: attention over what several adapters say."""
 
+from contpeft.adapters.fusion.attachment import FUSION, FusedLinear, FusionAttachment, Member, members_of
 from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
 
-__all__ = ["Bottlenecks", "FusionLayer", "FusionOptions"]
+__all__ = [
+    "FUSION",
+    "Bottlenecks",
+    "FusedLinear",
+    "FusionAttachment",
+    "FusionLayer",
+    "FusionOptions",
+    "Member",
+    "members_of",
+]

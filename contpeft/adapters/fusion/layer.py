@@ -79,6 +79,34 @@ class Bottlenecks(NamedTuple):
         return torch.einsum("btnr,nhr->btnh", self.hidden, self.up) + self.bias
 
 
+class NearIdentity(nn.Module):
+    """A square matrix without bias, kept as what it is apart from the identity.
+
+    So weight decay, which draws parameters to zero, draws it to the identity, where the regulariser holds it,
+    and not to nothing.
+
+    Args:
+        width: ``H``.
+
+    Attributes:
+        offset: ``(H, H)``, the matrix less the identity.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(width, width))
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, ``(H, H)``."""
+        identity = torch.eye(len(self.offset), dtype=self.offset.dtype, device=self.offset.device)
+        return identity + self.offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the matrix times ``(..., H)``."""
+        return x + F.linear(x, self.offset)
+
+
 class FusionLayer(nn.Module):
     """Attention over adapters.
 
@@ -99,7 +127,7 @@ class FusionLayer(nn.Module):
         self.options = options or FusionOptions()
         self.query = nn.Linear(width, width) if self.options.query else None
         self.key = nn.Linear(width, width) if self.options.key else None
-        self.value = nn.Linear(width, width, bias=False) if self.options.value else None
+        self.value = NearIdentity(width) if self.options.value else None
         # Kept with the weights: a layer that is loaded goes on where it was.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=self.options.temperature)
         self.watch = False
@@ -109,14 +137,15 @@ class FusionLayer(nn.Module):
     @torch.no_grad()
     def reset(self) -> None:
         """Begins anew: near a plain mean of what the adapters say."""
-        for linear in (self.query, self.key, self.value):
-            if linear is not None:
-                nn.init.normal_(linear.weight, std=0.02)
         for linear in (self.query, self.key):
             if linear is not None:
+                nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
         if self.value is not None and self.options.value_initialized:
-            self.value.weight.fill_(_NEAR_ZERO).fill_diagonal_(1.0)
+            self.value.offset.fill_(_NEAR_ZERO).fill_diagonal_(0.0)
+        elif self.value is not None:
+            nn.init.normal_(self.value.offset, std=0.02)
+            self.value.offset.diagonal().sub_(1.0)
         self.steps.zero_()
 
     def forward(self, source: Tensor, outputs: Tensor, residual: Tensor) -> Tensor:
@@ -174,10 +203,7 @@ class FusionLayer(nn.Module):
         """Returns ``0.01 ||I - W_v||_F^2``, a scalar; 0 without a value matrix or without regularisation."""
         if self.value is None or not self.options.regularization:
             return self.steps.new_zeros((), dtype=torch.get_default_dtype())
-        weight = self.value.weight
-        return (
-            0.01 * (torch.eye(len(weight), dtype=weight.dtype, device=weight.device) - weight).square().sum()
-        )
+        return 0.01 * self.value.offset.square().sum()
 
     def _query(self, source: Tensor) -> Tensor:
         projected: Tensor = source if self.query is None else self.query(source)

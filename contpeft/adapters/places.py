@@ -1,0 +1,93 @@
+"""Layers that are put into a model in the place of others and taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import nn
+
+__all__ = ["Place", "Places", "fill"]
+
+
+class Place(NamedTuple):
+    """A place in the model: the module that holds it, its name there, and what sits in it."""
+
+    parent: nn.Module
+    name: str
+    module: nn.Module
+
+    def now(self) -> Place:
+        """Returns the place with what sits in it now."""
+        return self._replace(module=getattr(self.parent, self.name))
+
+    def fill(self) -> None:
+        """Puts the module into its place."""
+        setattr(self.parent, self.name, self.module)
+
+
+class Places:
+    """Layers around modules of a model; made installed.
+
+    Taking them out puts the very same modules back, so that the model is restored exactly, and costs what the
+    number of places does, never what was there before.
+
+    Args:
+        base: the places with the model's own modules.
+        layers: the same places with the layers around those.
+
+    Attributes:
+        installed: whether the model computes with the layers.
+    """
+
+    def __init__(self, base: Sequence[Place], layers: Sequence[Place]) -> None:
+        self._base = list(base)
+        self._layers = list(layers)
+        self.installed = True
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns the layers' own parameters, the base's left out."""
+        base = {id(p) for place in self._base for p in place.module.parameters()}
+        own = {id(p): p for place in self._layers for p in place.module.parameters() if id(p) not in base}
+        return list(own.values())
+
+    def train(self) -> None:
+        """Puts the layers' own modules in train mode, the base's left as they are."""
+        self._set_mode(self._layers, True)
+
+    def install(self) -> None:
+        """Puts the layers into the model; nothing happens if they are there."""
+        if not self.installed:
+            fill(self._layers)
+            self.installed = True
+
+    def remove(self) -> None:
+        """Puts the base's own modules back; nothing happens if they are there."""
+        if self.installed:
+            fill(self._base)
+            self.installed = False
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """Takes the layers out inside the block, and puts them back if they were in."""
+        was = self.installed
+        self.remove()
+        try:
+            yield
+        finally:
+            if was:
+                self.install()
+
+    def _set_mode(self, layers: Iterable[Place], training: bool) -> None:
+        base = {id(module) for place in self._base for module in place.module.modules()}
+        for layer in layers:
+            for module in layer.module.modules():
+                if id(module) not in base:
+                    module.training = training
+
+
+def fill(places: Iterable[Place]) -> None:
+    """Puts modules into their places."""
+    for place in places:
+        place.fill()

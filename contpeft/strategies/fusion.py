@@ -1,0 +1,56 @@
+"""Parts: attention over adapters that were learnt before, the second stage of AdapterFusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contpeft.adapters.fusion import FusionAttachment, FusionOptions
+from contpeft.spec import Parent
+from contpeft.strategies.context import Context
+
+__all__ = ["FuseOver", "NearIdentityValues"]
+
+
+@dataclass(frozen=True)
+class FuseOver:
+    """A fusion over stored LoRA adapters, which stay as they are (Pfeiffer et al., 2021, section 3.2).
+
+    Attributes:
+        refs: the versions.
+        options: what the fusion layers are made of.
+    """
+
+    refs: tuple[str, ...]
+    options: FusionOptions = field(default_factory=FusionOptions)
+
+    @property
+    def trains(self) -> bool:
+        """There is a fusion to train."""
+        return True
+
+    def name(self, context: Context) -> str:
+        """Returns ``line.task-fusion``, or ``task-fusion`` outside a sequence."""
+        own = f"{context.task.name}-fusion"
+        return f"{context.line}.{own}" if context.line else own
+
+    def start(self, context: Context) -> tuple[Parent, ...]:
+        """Attaches the fusion; its parents are what it is over."""
+        members = [context.load(ref) for ref in self.refs]
+        context.adapted.attach_fusion(members, self.options)
+        return tuple(Parent(version.ref, "frozen") for version, _ in members)
+
+
+@dataclass(frozen=True)
+class NearIdentityValues:
+    """``0.01 ||I - W_v||_F^2`` over all value matrices, in the loss of the step it belongs to."""
+
+    def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor:
+        """Returns the regulariser, a scalar; 0 where it is turned off."""
+        attachment = context.adapted.attachment
+        if not isinstance(attachment, FusionAttachment):
+            return torch.zeros((), device=context.adapted.device)
+        return attachment.penalty()

@@ -38,8 +38,9 @@ bench-store bench-merging: $(BENCH_STAMP)
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
-docs: $(STAMP) ## write the generated pages (docs/cli.md) anew
+docs: $(STAMP) ## write the generated pages (docs/cli.md, docs/methods.md) anew
 	$(BIN)/typer contpeft.cli utils docs --name contpeft --output docs/cli.md
+	$(BIN)/contpeft methods --markdown > docs/methods.md
 
 lock: ## write constraints.txt from what .venv holds
 	@$(INSTALL) --editable '.[bench]'

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -164,3 +165,14 @@ def test_command_line_page_is_up_to_date(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert page.read_text() == (ROOT / "docs" / "cli.md").read_text(), "run `make docs`"
+
+
+def test_methods_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    if f"with PEFT {version('peft')}." not in page:
+        pytest.skip("the page is of another release of PEFT")
+    contpeft_command = Path(sys.executable).parent / "contpeft"
+    ran = subprocess.run(
+        [contpeft_command, "methods", "--markdown"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == page, "run `make docs`"

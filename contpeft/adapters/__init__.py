@@ -14,6 +14,7 @@ from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.serving import serving_state
 from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
+from contpeft.adapters.tuners.adamix import adamix_consistency
 
 __all__ = [
     "MOMENTS",
@@ -28,6 +29,7 @@ __all__ = [
     "Load",
     "Rule",
     "StatisticsHead",
+    "adamix_consistency",
     "build_head",
     "changed_modules",
     "check_head",

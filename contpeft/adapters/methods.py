@@ -1,7 +1,8 @@
 """Adapter methods: from a spec to PEFT's configuration and back to plain JSON.
 
-The registry is PEFT's own mapping of method names, so every tuner it knows is known here. Short
-option names (``alpha``, ``dropout``, ``targets``) stand for what a method calls them.
+The registry is PEFT's own mapping of method names, so every tuner it knows is known here, and those
+that :mod:`contpeft.adapters.tuners` adds to it. Short option names (``alpha``, ``dropout``, ``targets``)
+stand for what a method calls them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
 
+import peft
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
+from contpeft.adapters.tuners import OWN_METHODS
+from contpeft.adapters.tuners.configs import BottleneckConfig
+from contpeft.adapters.tuners.sites import site_pattern
 from contpeft.errors import SpecError, UnsupportedError, suggest
 from contpeft.spec import AdapterSpec
 
 __all__ = ["VOLATILE", "check_spec", "config_from_json", "config_to_json", "make_config", "method_names"]
 
 _SHORT_NAMES = {
+    "activation": ("non_linearity",),
     "alpha": ("lora_alpha", "alpha"),
     "dropout": ("lora_dropout", "dropout", "module_dropout"),
     "targets": ("target_modules",),
@@ -83,6 +89,8 @@ def make_config(
     _check_options(vars(config))
     config.task_type = None  # for some tasks PEFT would wrap the head
     config.inference_mode = False
+    if isinstance(config, BottleneckConfig) and config.target_modules is None:
+        config.target_modules = site_pattern(_name(config.peft_type), config.placement, model)
     if getattr(config, "target_modules", None) is not None:
         resolved = resolve_targets(model, config.target_modules, head)
         config.target_modules = resolved if isinstance(resolved, str) else set(resolved)
@@ -131,6 +139,10 @@ def _attachable(name: str, kind: Any) -> bool:
 
 def _config_type(method: str) -> type[PeftConfig]:
     kind = _registry().get(method)
+    if kind is None and method in OWN_METHODS:
+        raise UnsupportedError(
+            f"method {method!r} needs PEFT 0.21 or newer, this is {peft.__version__}; upgrade it"
+        )
     if kind is None:
         raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
     if not _attachable(method, kind):
@@ -167,7 +179,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _from_spec(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> PeftConfig:
     config_type, options = _config_type(spec.method), _full_options(spec)
     known = {f.name for f in dataclasses.fields(config_type)}
-    if options.get("target_modules") is None and "target_modules" in known:
+    placed = issubclass(config_type, BottleneckConfig)  # its options decide where, too
+    if options.get("target_modules") is None and "target_modules" in known and not placed:
         options["target_modules"] = default_targets(spec.method, model, head)
     if spec.method == "lora":
         options.setdefault("lora_alpha", 2 * options.get("r", 8))

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from contpeft.adapters.tuners.bitfit import has_bias
 from contpeft.errors import SpecError, suggest
 
 __all__ = ["default_targets", "has_conv1d", "resolve_targets"]
@@ -31,14 +32,17 @@ def default_targets(method: str, model: nn.Module, head: nn.Module | None) -> li
     """Returns what ``method`` is applied to when nothing is said.
 
     Args:
-        method: normalisation layers for ``"ln_tuning"``, PEFT's own choice (None) for
-            ``"trainable_tokens"``, the attention's query and value projections for all others.
+        method: normalisation layers for ``"ln_tuning"``, all modules with a bias for ``"bitfit"``, PEFT's
+            own choice (None) for ``"trainable_tokens"``, the attention's query and value projections for
+            all others.
         model: the transformers model.
         head: the classifier head inside the model, which is never a target.
 
     Raises:
-        SpecError: if the model has no query and value projections by any name known.
+        SpecError: if the model has no query and value projections by any name known, or no bias.
     """
+    if method == "bitfit":
+        return _biased(model, head)
     if method == "trainable_tokens":
         return None
     if method == "ln_tuning":
@@ -82,6 +86,18 @@ def resolve_targets(
 def has_conv1d(model: nn.Module) -> bool:
     """Returns whether the model's linear layers keep their weights transposed, as GPT-2 does."""
     return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _biased(model: nn.Module, head: nn.Module | None) -> list[str]:
+    """Returns the endings of modules with a bias, whole paths where others without one end so."""
+    outside = _outside(model, head)
+    biased = [name for name, each in outside if has_bias(each)]
+    if not biased:
+        raise SpecError(
+            f"method 'bitfit' trains biases, and {type(model).__name__} has none outside its head"
+        )
+    bare = set(_endings(name for name, each in outside if not has_bias(each)))
+    return biased if bare.intersection(_endings(biased)) else _endings(biased)
 
 
 def _all_linear(model: nn.Module, head: nn.Module | None) -> list[str]:

@@ -14,6 +14,7 @@ from rich.filesize import decimal
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import examples, hint, print_json, print_lines
 from contpeft.errors import UsageError
+from contpeft.spec.methods import ADDED_METHODS
 from contpeft.store import AdapterStore, Profile
 
 __all__ = ["EXPORT_EXAMPLES", "IMPORT_EXAMPLES", "export", "import_folder"]
@@ -52,12 +53,14 @@ def export(
     """
     with open_store(store) as opened:
         made = opened.exchange.export_folder(ref, folder, profile=profile, base=base, base_name=base_name)
+        added = opened.show(made.ref).kind in ADDED_METHODS
     if as_json:
         print_json({**asdict(made), "path": str(made.path)})
     else:
         print_lines([str(made.path)])
     hint(f"{made.ref}, {made.profile}: {', '.join(made.files)}, {decimal(made.bytes)}")
-    hint(f"load: PeftModel.from_pretrained(base, {str(made.path)!r})")
+    first = "import contpeft.adapters; " if added else ""
+    hint(f"load: {first}PeftModel.from_pretrained(base, {str(made.path)!r})")
 
 
 def import_folder(

@@ -20,6 +20,7 @@ from contpeft.merging.core import CoreSpace, core_space
 from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse, in_order
 from contpeft.merging.heads import Heads, merge_heads
 from contpeft.merging.interference import Interference, InterferenceReport, interference
+from contpeft.merging.kinds import rules_for
 from contpeft.merging.measures import (
     energy_inside_both,
     input_residual,
@@ -66,6 +67,7 @@ __all__ = [
     "principal_cosines",
     "principal_sines",
     "rank_for_energy",
+    "rules_for",
     "singular_task_interference",
     "truncated",
     "water_fill",

@@ -1,8 +1,9 @@
 """What adapters of one method are to a merge: which updates they hold, and how a merged one is written.
 
-LoRA adapters are low-rank updates. Methods that scale or replace vectors, such as (IA)³, are updates of
-vectors whose entries act one by one. Of all other methods neither a sum nor a mean of tensors is a merge of
-what they compute; they are refused.
+LoRA adapters are low-rank updates. Methods that scale, shift or replace vectors, such as (IA)³, are updates
+of vectors whose entries act one by one. Bottleneck adapters are small networks: the mean of their parameters
+is a network of the same shape (AdapterSoup, Chronopoulou et al., 2023), nothing else is. Of all other
+methods neither a sum nor a mean of tensors is a merge of what they compute; they are refused.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from torch import Tensor
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging.config import merged_config
 from contpeft.merging.layout import Factors, Term, find_factors
-from contpeft.merging.rules import Rule
+from contpeft.merging.rules import RULES, Rule, make_rule
 from contpeft.merging.update import Update, balanced_factors
 
 if TYPE_CHECKING:
     from contpeft.merging.fuse import Source
 
-__all__ = ["MERGEABLE", "Kind", "LowRank", "Vectors", "open_kind"]
+__all__ = ["MERGEABLE", "Kind", "LowRank", "Vectors", "open_kind", "rules_for"]
 
 # Which of the adapters, and where its update of the module is.
 Place = tuple[int, Factors]
@@ -136,16 +137,24 @@ class _Vector:
     neutral: float | None
 
 
-_VECTORS: Final = {"ia3": _Vector(1.0), "ln_tuning": _Vector(None)}
+_VECTORS: Final = {
+    "adamix": _Vector(None),
+    "bitfit": _Vector(0.0),
+    "houlsby": _Vector(None),
+    "ia3": _Vector(1.0),
+    "ln_tuning": _Vector(None),
+    "parallel": _Vector(None),
+    "pfeiffer": _Vector(None),
+}
 # The methods of which several adapters have a merge.
 MERGEABLE: Final = tuple(sorted({"lora", *_VECTORS}))
 
 
 class Vectors(Kind):
-    """Adapters of vectors that scale or replace, entry by entry; all of the same vectors.
+    """Adapters of vectors that scale, shift or replace, entry by entry; all of the same vectors.
 
-    A scaling is merged by how far it is from 1, since at 1 nothing changes. A replacement has no such point,
-    and only means of replacements are.
+    A scaling is merged by how far it is from 1, since at 1 nothing changes, and a shift by how far from 0. A
+    replacement has no such point, nor has a network, and only means of these are.
     """
 
     elementwise = True
@@ -185,6 +194,20 @@ class Vectors(Kind):
     def bytes_per_rank(self, module: str) -> int:
         """Returns the bytes of the vector."""
         return self._sources[0].tensors[module].nbytes
+
+
+def rules_for(kind: str) -> tuple[str, ...]:
+    """Returns the names of the rules that merge adapters of a method; none where it has no merge.
+
+    Rules are taken as they are without parameters.
+    """
+    if kind == "lora":
+        return tuple(RULES)
+    if kind not in _VECTORS:
+        return ()
+    if _VECTORS[kind].neutral is None:
+        return ("average",)
+    return tuple(name for name in RULES if make_rule(name).elementwise)
 
 
 def open_kind(sources: Sequence[Source], rule: Rule) -> Kind:

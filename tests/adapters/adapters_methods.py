@@ -14,6 +14,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adalora": {"total_step": 10},
     "boft": {"boft_block_size": 4},
     "c3a": {"block_size": 4},
+    "compacter": {"reduction_factor": 4, "phm_dim": 2},
     "fourierft": {"n_frequency": 20},
     "miss": {"r": 4},
     "oft": {"oft_block_size": 4},

@@ -17,6 +17,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaModel,
     T5Config,
     T5EncoderModel,
     ViTConfig,
@@ -76,6 +78,11 @@ def distilbert() -> DistilBertForSequenceClassification:
 def t5() -> T5EncoderModel:
     config = T5Config(d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=48)
     return _seeded(lambda: T5EncoderModel(config), 0)
+
+
+def llama() -> LlamaModel:
+    sizes = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    return _seeded(lambda: LlamaModel(LlamaConfig(vocab_size=48, **sizes)), 0)
 
 
 class Module(nn.Module):

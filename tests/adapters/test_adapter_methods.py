@@ -10,6 +10,7 @@ import torch
 from adapters_methods import each_method, quiet, spec
 from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
 from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from contpeft.adapters import AdaptedModel, check_spec, method_names
 from contpeft.adapters.methods import config_from_json, config_to_json, make_config
@@ -180,6 +181,13 @@ def test_what_is_no_set_of_layers_is_refused(method: str) -> None:
         UnsupportedError, match=f"method '{method}' changes a model's inputs or needs PEFT's own"
     ):
         check_spec(AdapterSpec(method))
+
+
+def test_what_an_old_peft_cannot_save_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PEFT_TYPE_TO_CONFIG_MAPPING, "PFEIFFER", raising=False)
+    assert "pfeiffer" not in method_names()
+    with pytest.raises(UnsupportedError, match=r"method 'pfeiffer' needs PEFT 0\.21 or newer, this is "):
+        check_spec(AdapterSpec("pfeiffer"))
 
 
 def test_a_prompt_configuration_is_refused() -> None:

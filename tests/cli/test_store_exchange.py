@@ -52,6 +52,18 @@ def test_export(call: Call, served: AdapterStore, tmp_path: Path) -> None:
     assert {str(path.relative_to(tmp_path / "out")) for path in files_in(tmp_path / "out")} == {*FILES}
 
 
+def test_export_of_a_method_that_peft_lacks_says_what_to_import(
+    call: Call, filled: AdapterStore, tmp_path: Path
+) -> None:
+    site = "base_model.model.layer.0.output.LayerNorm.bottleneck_down.weight"
+    config = {"peft_type": "PFEIFFER", "target_modules": "layer.0.output.LayerNorm"}
+    filled.register("bottle", AdapterState("pfeiffer", config, {site: torch.ones(1, 4)}), base=BASE)
+    _, said = told(call("store", "export", "bottle", str(tmp_path / "out")))
+    assert lines(said)[-1] == (
+        f"load: import contpeft.adapters; PeftModel.from_pretrained(base, '{tmp_path}/out')"
+    )
+
+
 def test_export_for_engines(call: Call, served: AdapterStore, tmp_path: Path) -> None:
     arguments = ("--profile", "serving", "--base-name", "org/base", "--json")
     made = json.loads(told(call("store", "export", "mail@2", str(tmp_path / "out"), *arguments))[0])

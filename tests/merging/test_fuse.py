@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from merging_sources import MODULES, assert_equal, dense_merged, dense_update, merge, name, several, source
 
 from contpeft.errors import NotFoundError, SpecError, UnsupportedError
-from contpeft.merging import Fusion, Source, fuse, make_rule
+from contpeft.merging import RULES, Fusion, Source, fuse, make_rule, rules_for
 from contpeft.spec.lora import ROOT
 
 
@@ -171,9 +172,60 @@ def test_replacements_have_a_mean_and_no_sum() -> None:
         merge("sum", *given)
 
 
+def bottleneck(seed: int, kind: str = "pfeiffer", width: int = 2, **told: Any) -> Source:
+    generator = torch.Generator().manual_seed(seed)
+    site = f"{ROOT}layer.0.output.LayerNorm.bottleneck"
+    tensors = {
+        f"{site}_down.weight": torch.randn(width, 6, generator=generator),
+        f"{site}_down.bias": torch.randn(width, generator=generator),
+        f"{site}_up.weight": torch.randn(6, width, generator=generator),
+        f"{site}_up.bias": torch.randn(6, generator=generator),
+    }
+    return Source(f"b{seed}@1", f"{seed}", kind, {"peft_type": kind.upper(), **told}, tensors)
+
+
+@pytest.mark.parametrize("kind", ["adamix", "houlsby", "parallel", "pfeiffer"])
+def test_the_mean_of_networks_is_that_of_their_parameters(kind: str) -> None:
+    alone = merge("average", bottleneck(0, kind))
+    assert all(torch.equal(value, bottleneck(0, kind).tensors[key]) for key, value in alone.tensors.items())
+    assert (alone.kind, alone.config) == (kind, dict(bottleneck(0, kind).config))
+    one, two = bottleneck(0, kind), replace(bottleneck(1, kind), weight=3.0)
+    merged = merge("average", one, two)
+    assert merged.tensors.keys() == one.tensors.keys()
+    for key, value in merged.tensors.items():
+        torch.testing.assert_close(value, (one.tensors[key] + 3 * two.tensors[key]) / 4)
+
+
+def test_networks_that_are_not_alike_have_no_mean() -> None:
+    with pytest.raises(
+        UnsupportedError, match="rule 'sum' cannot merge vectors of 'pfeiffer'; use 'average'"
+    ):
+        merge("sum", bottleneck(0), bottleneck(1))
+    with pytest.raises(SpecError, match="b0@1 and b1@1 have other tensors; only equal ones are merged"):
+        merge("average", bottleneck(0), bottleneck(1, width=3))
+    with pytest.raises(SpecError, match="b0@1 and b1@1 differ in configuration"):
+        merge("average", bottleneck(0, scaling=1.0), bottleneck(1, scaling=2.0))
+
+
+def test_trained_biases_are_added_or_averaged() -> None:
+    key = f"{ROOT}dense.bitfit_bias"
+    given = [Source(f"b{i}", f"{i}", "bitfit", {}, {key: torch.full((4,), i + 1.0)}) for i in range(2)]
+    assert merge("sum", *given).tensors[key].tolist() == [3.0] * 4
+    assert merge("average", *given).tensors[key].tolist() == [1.5] * 4
+
+
+def test_rules_are_known_by_method() -> None:
+    assert rules_for("lora") == tuple(RULES)
+    assert rules_for("pfeiffer") == rules_for("ln_tuning") == ("average",)
+    assert {"sum", "average", "ties"} <= set(rules_for("bitfit")) < set(RULES)
+    assert rules_for("compacter") == rules_for("vera") == ()
+
+
 def test_other_methods_are_refused_by_name() -> None:
     given = replace(source(0), kind="vera")
-    with pytest.raises(UnsupportedError, match=r"a0@1 is of method 'vera', .* ia3, ln_tuning, lora"):
+    with pytest.raises(
+        UnsupportedError, match=r"a0@1 is of method 'vera', .* ia3, ln_tuning, lora, parallel, pf"
+    ):
         merge("average", given, replace(given, label="b@1"))
     with pytest.raises(
         UnsupportedError, match="different methods have no merge: s0@1 is of method 'ia3', a0@1"

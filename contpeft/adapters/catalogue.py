@@ -1,0 +1,160 @@
+"""What every adapter method would be in one model: what it trains, what it changes, who can use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.find import find_head, get_path
+from contpeft.adapters.methods import make_config, method_names
+from contpeft.adapters.notes import NOTES
+from contpeft.adapters.tuners import OWN_METHODS
+from contpeft.errors import SpecError, UnsupportedError
+from contpeft.merging import RULES, rules_for
+from contpeft.merging.fuse import one_thread
+from contpeft.spec import AdapterSpec
+
+__all__ = ["MethodRow", "catalogue", "reference_model"]
+
+# What methods that have no usual value for an option are listed with.
+_NEEDED: Final[dict[str, dict[str, Any]]] = {
+    "adalora": {"total_step": 1000},
+    "c3a": {"block_size": 64},
+    "trainable_tokens": {"token_indices": [0]},
+    "vblora": {"vector_length": 64},
+}
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method as it would be in one model.
+
+    Attributes:
+        method: its name.
+        options: what it is listed with; all others are as usual.
+        trainable: how many numbers it trains; None if it cannot be attached.
+        share: the same as a share of the base's parameters.
+        stored: how many numbers a version holds.
+        refused: why it cannot be attached; None if it can.
+        changes: what it changes.
+        merge: by which rules adapters of it are merged; none where it has no merge.
+        folder: whether PEFT reads what is exported ``"alone"`` or with ``"contpeft"`` imported.
+        served: whether the profile ``serving`` of an export exists.
+        paper: where it was published, and the address; None where there is no paper.
+        link: of the paper.
+    """
+
+    method: str
+    options: dict[str, Any]
+    trainable: int | None
+    share: float | None
+    stored: int | None
+    refused: str | None
+    changes: str | None
+    merge: tuple[str, ...]
+    folder: str
+    served: bool
+    paper: str | None
+    link: str | None
+
+    @property
+    def merged_by(self) -> str | None:
+        """Returns the rules in words: ``"all rules"``, ``"entry by entry"``, ``"average"``, or None."""
+        if len(self.merge) < 2:
+            return next(iter(self.merge), None)
+        return "all rules" if len(self.merge) == len(RULES) else "entry by entry"
+
+    @property
+    def read_by(self) -> str:
+        """Returns who reads an exported adapter, in words."""
+        return "PEFT, engines" if self.served else "PEFT" if self.folder == "alone" else "PEFT + contpeft"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the row as JSON."""
+        return asdict(self) | {"merge": list(self.merge)}
+
+
+def catalogue(model: nn.Module) -> list[MethodRow]:
+    """Returns what every method would be in a model, each attached once with usual options and taken out.
+
+    Args:
+        model: a transformers model with no adapter in it; it is as it was afterwards.
+
+    Returns:
+        One row a method, by name.
+    """
+    path = find_head(model, model, "")
+    head = None if path is None else get_path(model, path)
+    base = {id(p): p.numel() for p in model.parameters()}
+    own = {id(p) for p in head.parameters()} if head is not None else set()
+    size = sum(count for each, count in base.items() if each not in own)
+    with one_thread():  # on matrices this small, threads only wait for each other
+        return [_row(method, model, head, size) for method in method_names()]
+
+
+def reference_model() -> nn.Module:
+    """Returns a random model of the shape of MiniLM: 6 layers of width 384, 22.7 million parameters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return BertModel(
+            BertConfig(
+                vocab_size=30_522,
+                hidden_size=384,
+                num_hidden_layers=6,
+                num_attention_heads=12,
+                intermediate_size=1536,
+            )
+        )
+
+
+def _row(method: str, model: nn.Module, head: nn.Module | None, size: int) -> MethodRow:
+    options = _NEEDED.get(method, {})
+    note = NOTES.get(method)
+    trainable = stored = refused = None
+    try:
+        trainable, stored = _measured(AdapterSpec(method, **options), model, head)
+    except (SpecError, UnsupportedError) as error:
+        refused = str(error)
+    return MethodRow(
+        method=method,
+        options=options,
+        trainable=trainable,
+        share=None if trainable is None else trainable / size,
+        stored=stored,
+        refused=refused,
+        changes=note.changes if note else None,
+        merge=rules_for(method),
+        folder="contpeft" if method in OWN_METHODS else "alone",
+        served=method == "lora",
+        paper=note.paper if note else None,
+        link=note.link if note else None,
+    )
+
+
+def _measured(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> tuple[int, int]:
+    """Returns how many numbers a method trains and how many it stores."""
+    with _silent(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attachment = Attachment(model, make_config(spec, model, head))
+    try:
+        trained = {id(p): p.numel() for p in attachment.trainable()}
+        return sum(trained.values()), sum(t.numel() for t in attachment.tensors().values())
+    finally:
+        attachment.remove()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps methods from telling how far they are; what counts here is what they refuse."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -46,6 +46,10 @@ class Places:
         self._layers = list(layers)
         self.installed = True
 
+    def places(self) -> list[tuple[Place, Place]]:
+        """Returns each place twice: with the model's own module, and with the layer around it."""
+        return list(zip(self._base, self._layers, strict=True))
+
     def parameters(self) -> list[nn.Parameter]:
         """Returns the layers' own parameters, the base's left out."""
         base = {id(p) for place in self._base for p in place.module.parameters()}

@@ -1,8 +1,6 @@
-"""Fusion over LoRA adapters in a model: at every layer they change, attention over what they add.
+"""Fusion over adapters in a model: wherever they change it, attention over what they add.
 
-New beside Pfeiffer et al. (2021), who fuse bottleneck adapters: a LoRA adapter ``B A`` is a bottleneck
-without an activation, so that the folded form of a fusion layer serves it as it is. The layer's own output
-scores and is the residual; the adapters are frozen and without dropout, and only the fusion trains.
+The adapters are frozen and without dropout, and only the fusion trains.
 """
 
 from __future__ import annotations
@@ -13,70 +11,35 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
-from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
+from contpeft.adapters.fusion.bottleneck import BOTTLENECKS, FusedBottleneck, bottleneck_sites
+from contpeft.adapters.fusion.layer import FusionOptions
+from contpeft.adapters.fusion.linear import FusedLinear, linear_sites
 from contpeft.adapters.places import Place, Places, fill
-from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import IntegrityError, SpecError, UnsupportedError
 from contpeft.spec import AdapterState, Version
 from contpeft.spec.lora import ROOT
 
-__all__ = ["FUSION", "FusedLinear", "FusionAttachment", "Member", "members_of"]
+__all__ = ["FUSION", "FusionAttachment", "Member", "members_of"]
 
 FUSION: Final = "fusion"
 # A stored adapter that is fused.
 Member = tuple[Version, AdapterState]
 
-
-class FusedLinear(nn.Module):
-    """A linear layer and several LoRA adapters of it, mixed by attention.
-
-    Args:
-        base_layer: the model's own layer.
-        a: ``(N, r, d_in)``.
-        b: ``(N, d_out, r)``, scaling included.
-        options: what the fusion layer is made of.
-    """
-
-    a: Tensor
-    b: Tensor
-
-    def __init__(self, base_layer: nn.Module, a: Tensor, b: Tensor, options: FusionOptions) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        # Not part of the fusion's state: they are the members', which are stored already.
-        self.register_buffer("a", a, persistent=False)
-        self.register_buffer("b", b, persistent=False)
-        self.fusion = FusionLayer(b.shape[1], options).to(b)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns what the layer says and the mixture of what the adapters add, ``(B, ..., d_out)``."""
-        said: Tensor = self.base_layer(x)
-        count, rank = self.a.shape[:2]
-        hidden = F.linear(x.to(self.a.dtype), self.a.flatten(0, 1))
-        hidden = hidden.reshape(*hidden.shape[:-1], count, rank)
-        adapters = Bottlenecks(_positions(hidden, 4), self.b, self.b.new_zeros(self.b.shape[:2]))
-        residual = _positions(said, 3).to(self.b.dtype)
-        if self.fusion.options.residual_before:
-            mixed: Tensor = self.fusion(residual, adapters.outputs(), residual)
-        else:
-            mixed = self.fusion.folded(residual, adapters, residual)
-        return mixed.reshape(said.shape).to(said.dtype)
+_Fused = Mapping[str, FusedLinear] | Mapping[str, FusedBottleneck]
 
 
 class FusionAttachment(Places):
-    """A fusion of LoRA adapters made for one model; made installed.
+    """A fusion of adapters made for one model; made installed.
 
     Args:
         model: the transformers model, with no adapter installed.
-        members: the adapters.
+        members: the adapters: LoRA of linear layers, or bottleneck adapters of one method.
         options: what the fusion layers are made of.
 
     Raises:
-        SpecError: if there are fewer than two adapters, or they do not fit the model.
-        UnsupportedError: if one is no LoRA adapter of linear layers.
+        SpecError: if there are fewer than two adapters, or they do not fit the model or each other.
+        UnsupportedError: if adapters of their methods are not fused.
     """
 
     def __init__(
@@ -86,16 +49,13 @@ class FusionAttachment(Places):
             raise SpecError(f"a fusion needs two adapters at least, there are {len(members)}")
         self.options = options or FusionOptions()
         self._members = [(version.ref, version.fingerprint) for version, _ in members]
-        stack = StackedLora([state for _, state in members])
-        sites = {path: stack.factors(path) for path in stack.modules}
-        base = {path: _place(model, path) for path in sites}
-        self._fused = {
-            path: FusedLinear(base[path].module, *factors, self.options) for path, factors in sites.items()
-        }
-        layers = [base[path]._replace(module=layer) for path, layer in self._fused.items()]
-        super().__init__(list(base.values()), layers)
-        for path, layer in self._fused.items():
-            layer.to(next(base[path].module.parameters()).device).train(base[path].module.training)
+        states = [state for _, state in members]
+        base, layers, self._fused = _sites(model, states, self.options)
+        super().__init__(base, layers)
+        device = next(model.parameters()).device
+        for own, place in self.places():
+            place.module.to(device)
+            self._set_mode([place], own.module.training)
         fill(layers)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -183,22 +143,15 @@ def members_of(state: AdapterState) -> list[str]:
     return [str(entry["ref"]) for entry in state.config["over"]]
 
 
-def _place(model: nn.Module, path: str) -> Place:
-    parent, _, name = path.rpartition(".")
-    try:
-        place = Place(model.get_submodule(parent), name, model.get_submodule(path))
-    except AttributeError as error:
-        raise SpecError(
-            f"the adapters change {path!r}, which {type(model).__name__} does not have"
-        ) from error
-    if not isinstance(place.module, nn.Linear | Conv1D):
-        raise UnsupportedError(f"{path!r} is a {type(place.module).__name__}; fusion is over linear layers")
-    return place
-
-
-def _positions(values: Tensor, dimensions: int) -> Tensor:
-    """Returns values with rows first and all positions in one dimension."""
-    missing = dimensions - values.ndim
-    if missing > 0:
-        return values.unsqueeze(1)
-    return values.flatten(1, 1 - missing) if missing < 0 else values
+def _sites(
+    model: nn.Module, states: Sequence[AdapterState], options: FusionOptions
+) -> tuple[list[Place], list[Place], _Fused]:
+    kinds = sorted({state.kind for state in states})
+    if kinds == ["lora"]:
+        return linear_sites(model, states, options)
+    if len(kinds) == 1 and kinds[0] in BOTTLENECKS:
+        return bottleneck_sites(model, states, options)
+    raise UnsupportedError(
+        f"adapters of method {', '.join(map(repr, kinds))} are not fused; give several of one of these: "
+        f"lora, {', '.join(BOTTLENECKS)}"
+    )

@@ -33,7 +33,6 @@ class FusionOptions:
         key: project what is scored; else it is scored as it is.
         query: project what scores; else it scores as it is.
         value: project what is mixed; else it is mixed as it is.
-        query_before_ln: score by the layer's own output before the norm that follows it.
         value_before_softmax: project each adapter's output, or their mixture; the same up to rounding.
         value_initialized: begin with a value matrix that is nearly the identity.
         residual_before: add the residual to each adapter's output and not to the mixture.
@@ -45,7 +44,6 @@ class FusionOptions:
     key: bool = True
     query: bool = True
     value: bool = True
-    query_before_ln: bool = False
     value_before_softmax: bool = True
     value_initialized: bool = True
     residual_before: bool = False

@@ -19,6 +19,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from contpeft.adapters.budget import AUTO, check_budget, spec_within
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
 from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.adapters.tuners.configs import BottleneckConfig
@@ -65,7 +66,10 @@ def check_spec(spec: AdapterSpec) -> None:
         SpecError: if the method or an option is unknown, naming the nearest known one.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
-    _full_options(spec)
+    if spec.method == AUTO:
+        check_budget(spec)
+    else:
+        _full_options(spec)
 
 
 def make_config(
@@ -84,6 +88,8 @@ def make_config(
         SpecError: if the method, an option or a target is unknown, or an option's value is refused.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
+    if isinstance(spec, AdapterSpec) and spec.method == AUTO:
+        spec = spec_within(spec, model, head)
     config: Any = _from_spec(spec, model, head) if isinstance(spec, AdapterSpec) else copy.deepcopy(spec)
     _config_type(_name(config.peft_type))
     _check_options(vars(config))

@@ -38,6 +38,15 @@ class AdapterSpec:
         object.__setattr__(self, "method", method)
         object.__setattr__(self, "options", MappingProxyType(frozen))
 
+    @classmethod
+    def auto(cls, budget: str | int = "0.5%") -> AdapterSpec:
+        """Returns a LoRA whose rank and targets are chosen for the model it is attached to.
+
+        Args:
+            budget: how much it may train: a share of the base (``"0.5%"``), or a number of parameters.
+        """
+        return cls("auto", budget=budget)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the spec as one flat JSON object."""
         return {"method": self.method, **self.options}

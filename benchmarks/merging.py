@@ -169,9 +169,9 @@ def imports() -> float:
 
 
 def flops(d: int, k: int, r: int) -> float:
-    """Returns the floating-point operations of a sum to rank r: two QR, one SVD, two products."""
+    """Returns the floating-point operations of a sum cut to rank r: two reductions, one SVD, two lifts."""
     total = k * r
-    return 2 * 4 * d * total**2 + 22 * total**3 + 2 * 2 * d * total * r
+    return 2 * 2 * d * total**2 + 24 * total**3 + 2 * 4 * d * total * r
 
 
 def cost_against_size() -> list[Comparison]:

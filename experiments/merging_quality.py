@@ -229,7 +229,7 @@ def picture(cells: list[Cell], path: Path) -> None:
         axes.axvline(base[0], color="grey", linestyle=":", label="no adapter")
     axes.set_yticks(places, rules)
     axes.set_xlabel("accuracy as % of each task's own adapter: mean (dot, spread of seeds), worst task (bar)")
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
 

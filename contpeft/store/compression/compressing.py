@@ -87,10 +87,12 @@ class Compressing:
             UsageError: if they are of several bases, too few, or the budget is too small for one of them.
             IntegrityError: if a file is missing or damaged.
         """
+        from contpeft.merging.fuse import one_thread
         from contpeft.store.compression.shared import share
 
         found = self._find(refs)
-        with ExitStack() as files:
+        # On matrices this small threads only wait for each other.
+        with one_thread(), ExitStack() as files:
             tensors = [
                 files.enter_context(open_tensors(self._blobs, version, self._store)) for version in found
             ]

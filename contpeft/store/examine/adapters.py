@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from contpeft.errors import SpecError, UnsupportedError, UsageError
+from contpeft.merging.fuse import one_thread
 from contpeft.merging.layout import Factors, find_factors
 from contpeft.merging.outliers import robust_scores
 from contpeft.merging.similarity import Similarity, similarity
@@ -33,6 +34,7 @@ _FEATURES: Final[dict[str, Callable[[Spectrum], float]]] = {
 }
 
 
+@one_thread()
 def examine(version: Version, family: Iterable[Version], opened: Opener) -> Inspection:
     """Returns what is inside one adapter, and where it is unlike others.
 
@@ -57,6 +59,7 @@ def examine(version: Version, family: Iterable[Version], opened: Opener) -> Insp
     return Inspection((scored,), Family(tuple(other.ref for other in others), absent, compared), None)
 
 
+@one_thread()
 def compare(versions: Sequence[Version], opened: Opener, *, cut: float) -> Inspection:
     """Returns what is inside several adapters, and how they relate.
 

@@ -164,7 +164,8 @@ def test_null_space_leaves_what_earlier_adapters_read_as_it_was() -> None:
     np.testing.assert_allclose(result @ read, first @ read, atol=1e-9)
 
 
-def test_opcm_is_the_published_step_with_the_norm_restored_after_each() -> None:
+@pytest.mark.parametrize("block", [0.5, 0.9])  # the second holds more than a diagonal entry
+def test_opcm_is_the_published_step_with_the_norm_restored_after_each(block: float) -> None:
     given = several("opcm")
     norms = [
         np.sqrt(sum(np.sum((each.weight * dense_update(each, m)) ** 2) for m in MODULES)) for each in given
@@ -175,7 +176,7 @@ def test_opcm_is_the_published_step_with_the_norm_restored_after_each() -> None:
         for module, before in running.items():
             update = new.weight * dense_update(new, module)
             u, s, v = triples(before)
-            n = int((s.cumsum() / s.sum() <= 0.5).sum())
+            n = int((s.cumsum() / s.sum() <= block).sum())
             inside = u.T @ update @ v
             lost = np.diag(np.diag(inside))
             lost[:n, :n] = inside[:n, :n]
@@ -184,7 +185,7 @@ def test_opcm_is_the_published_step_with_the_norm_restored_after_each() -> None:
         factor = np.mean(norms[:step]) / total
         running = {module: factor * matrix for module, matrix in running.items()}
         undo = 1 / factor
-    result = merge("opcm", *given)
+    result = merge("opcm", *given, block=block)
     for module, matrix in running.items():
         np.testing.assert_allclose(dense_merged(result, module), matrix, atol=1e-9)
     assert result.norm == pytest.approx(float(np.mean(norms)))

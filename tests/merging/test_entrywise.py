@@ -191,3 +191,9 @@ def test_a_plain_sum_in_any_space_is_the_sum() -> None:
     for space in ("core", "knots", "delta"):
         result = merge("prune", *given, density=1.0, space=space, rank=str(min(SHAPE)))
         np.testing.assert_allclose(dense_merged(result, MODULE), total, atol=1e-9)
+
+
+def test_two_adapters_have_masks_of_their_own() -> None:
+    both = np.asarray(entries("dare", [[1.0] * 400, [1.0] * 400], density=0.5))
+    # One mask for both would leave nothing but 0 and 4.
+    assert set(both) == {0.0, 2.0, 4.0}

@@ -8,28 +8,22 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
 
-from contpeft.adapters.attachment import Attachment, refuse_adapted
+from contpeft.adapters.attached import Attached
+from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
+from contpeft.adapters.attachment import refuse_adapted
 from contpeft.adapters.find import find_head, find_model, get_path, set_path
 from contpeft.adapters.fingerprint import base_model, base_tensors
-from contpeft.adapters.fusion import FUSION, FusionAttachment, FusionOptions, Member, members_of
+from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
 from contpeft.adapters.heads import build_head, head_spec
-from contpeft.adapters.methods import make_config
 from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
-from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, Single, Sum, Version
+from contpeft.spec import AdapterState, Base, BaseModel, Single, Sum, Version
 
 __all__ = ["AdaptedModel", "AnySpec", "Load"]
 
-AnySpec = AdapterSpec | PeftConfig
-"""How a fresh adapter is made: a spec, or PEFT's own configuration."""
-
-Load = Callable[[str], tuple[Version, AdapterState]]
-"""Maps a reference to the version's entry and its weights."""
-
-Put = TypeVar("Put", Attachment, FusionAttachment)
+Put = TypeVar("Put", bound=Attached)
 
 _ATTRIBUTE = "_contpeft"
 
@@ -53,7 +47,7 @@ class AdaptedModel:
         self.module = module
         self.model_path, self.model = find_model(module, model)
         refuse_adapted(self.model)
-        self.attachment: Attachment | FusionAttachment | None = None
+        self.attachment: Attached | None = None
         self._base: BaseModel | None = None
         self._seal: list[tuple[int, int, torch.dtype]] = []
         self._intact: BaseModel | None = None
@@ -148,7 +142,7 @@ class AdaptedModel:
             )
         return before
 
-    def attach(self, spec: AnySpec) -> Attachment:
+    def attach(self, spec: AnySpec) -> Attached:
         """Attaches a fresh adapter, which answers from now on.
 
         Raises:
@@ -156,7 +150,7 @@ class AdaptedModel:
             UnsupportedError: if it would change more than the modules it is applied to.
         """
         head = self._inner_head()
-        return self._put_in(lambda: Attachment(self.model, make_config(spec, self.model, head)))
+        return self._put_in(lambda: attach_fresh(self.model, spec, head))
 
     def attach_fusion(
         self, members: Sequence[Member], options: FusionOptions | None = None
@@ -176,13 +170,13 @@ class AdaptedModel:
             self.check_base(version)
         return self._put_in(lambda: FusionAttachment(self.model, members, options))
 
-    def attach_state(self, state: AdapterState) -> Attachment:
+    def attach_state(self, state: AdapterState) -> Attached:
         """Attaches a stored adapter to be trained on.
 
         Raises:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
-        return self._put_in(lambda: Attachment.from_state(self.model, state))
+        return self._put_in(lambda: attach_stored(self.model, state))
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
@@ -281,7 +275,7 @@ class AdaptedModel:
             SpecError: if it does not fit the model.
         """
         with self._set_aside():
-            Attachment.from_state(self.model, state).remove()
+            attach_stored(self.model, state).remove()
 
     def load_head(self, state: AdapterState) -> None:
         """Puts a stored head in place: ours are rebuilt, the user's own gets its tensors back.
@@ -321,12 +315,8 @@ class AdaptedModel:
     def _install_guest(self, single: Single, load: Load) -> None:
         version, state = load(single.ref)
         self.check_base(version)
-        if state.kind == FUSION:
-            members = [load(ref) for ref in members_of(state)]
-            self.attachment = FusionAttachment.from_state(self.model, state, members)
-        elif state.adapter_tensors():
-            self.attachment = Attachment.from_state(self.model, state)
-        if self.attachment is not None:
+        if state.adapter_tensors():
+            self.attachment = attach_stored(self.model, state, load)
             for parameter in self.attachment.parameters():
                 parameter.requires_grad_(False)
         self.load_head(state if single.head is None else self._lent_head(single.ref, single.head, load))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
+
+from contpeft.adapters.attached import Attached
 
 __all__ = ["Place", "Places", "fill"]
 
@@ -27,7 +28,7 @@ class Place(NamedTuple):
         setattr(self.parent, self.name, self.module)
 
 
-class Places:
+class Places(Attached):
     """Layers around modules of a model; made installed.
 
     Taking them out puts the very same modules back, so that the model is restored exactly, and costs what the
@@ -36,9 +37,6 @@ class Places:
     Args:
         base: the places with the model's own modules.
         layers: the same places with the layers around those.
-
-    Attributes:
-        installed: whether the model computes with the layers.
     """
 
     def __init__(self, base: Sequence[Place], layers: Sequence[Place]) -> None:
@@ -71,17 +69,6 @@ class Places:
         if self.installed:
             fill(self._base)
             self.installed = False
-
-    @contextmanager
-    def removed(self) -> Iterator[None]:
-        """Takes the layers out inside the block, and puts them back if they were in."""
-        was = self.installed
-        self.remove()
-        try:
-            yield
-        finally:
-            if was:
-                self.install()
 
     def _set_mode(self, layers: Iterable[Place], training: bool) -> None:
         base = {id(module) for place in self._base for module in place.module.modules()}

@@ -1,0 +1,57 @@
+"""From a spec or a stored version to the adapter in the model, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peft import PeftConfig
+from torch import nn
+
+from contpeft.adapters.attached import Attached
+from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
+from contpeft.adapters.methods import make_config
+from contpeft.errors import SpecError
+from contpeft.spec import AdapterSpec, AdapterState, Version
+
+__all__ = ["AnySpec", "Load", "attach_fresh", "attach_stored"]
+
+AnySpec = AdapterSpec | PeftConfig
+"""How a fresh adapter is made: a spec, or PEFT's own configuration."""
+
+Load = Callable[[str], tuple[Version, AdapterState]]
+"""Maps a reference to the version's entry and its weights."""
+
+
+def attach_fresh(model: nn.Module, spec: AnySpec, head: nn.Module | None) -> Attached:
+    """Returns a fresh adapter, installed in ``model``.
+
+    Args:
+        model: the transformers model, with no adapter installed.
+        spec: what it is made of.
+        head: the head inside the model, which is left alone.
+
+    Raises:
+        SpecError: if the spec does not fit the model, which is as it was then.
+        UnsupportedError: if it would change more than the modules it is applied to.
+    """
+    return Attachment(model, make_config(spec, model, head))
+
+
+def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = None) -> Attached:
+    """Returns a stored adapter, installed in ``model``, with its weights.
+
+    Args:
+        model: the transformers model, with no adapter installed.
+        state: the adapter.
+        load: gives the versions that the adapter is made over, if it is.
+
+    Raises:
+        SpecError: if it does not fit the model, which is as it was then.
+        IntegrityError: if a version it is over is not the one it was made over.
+    """
+    if state.kind != FUSION:
+        return Attachment.from_state(model, state)
+    if load is None:
+        raise SpecError("a fusion cannot be attached without the versions it is over")
+    return FusionAttachment.from_state(model, state, [load(ref) for ref in members_of(state)])

@@ -253,11 +253,14 @@ def main() -> None:
     def save() -> None:
         kept.write_text(json.dumps(known, indent=1))
 
-    with AdapterStore(told.store) as store:
+    store = AdapterStore(told.store)
+    try:
         for method in methods:
             for seed in seeds:
                 Bench(store, method, seed, known["scores"], save).measure(known["rates"])
                 save()
+    finally:
+        store.close()
     (out / "fusion.md").write_text(table(known["scores"], methods, seeds))
     print(table(known["scores"], methods, seeds))
 

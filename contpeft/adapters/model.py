@@ -17,6 +17,7 @@ from contpeft.adapters.find import find_head, find_model, get_path, set_path
 from contpeft.adapters.fingerprint import base_model, base_tensors
 from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
 from contpeft.adapters.heads import build_head, head_spec
+from contpeft.adapters.mlp_head import check_reads
 from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
 from contpeft.spec import AdapterState, Base, BaseModel, Single, Sum, Version
@@ -286,6 +287,8 @@ class AdaptedModel:
         if state.head is None:
             return
         if state.head.kind != "own":
+            if self._inner_head() is not None:
+                check_reads(state.head, self.model)
             with torch.inference_mode(False):
                 self.set_head(build_head(state.head, state.head_tensors()))
             return

@@ -55,8 +55,9 @@ def export(
     """Write a version to a folder that PEFT or AdapterHub loads.
 
     The profile serving folds a LoRA adapter to one rank and no scaling, with factors for every layer of a
-    type, which all engines read alike. The profile adapterhub is for the library adapters: a bottleneck adapter
-    or LoRA and its head, or a fusion with its members. Both need --base where the version does not tell enough.
+    type, which all engines read alike. The profile adapterhub is for the library adapters: a bottleneck
+    adapter or LoRA and its head, or a fusion with its members. Both need --base where the version does not
+    tell enough.
     """
     with open_store(store) as opened:
         made = opened.exchange.export_folder(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec.lora import ROOT
@@ -94,12 +94,18 @@ def check_name(name: object, what: str) -> str:
     """Returns a name that AdapterHub can give an adapter, a fusion's member or a head.
 
     Raises:
-        SpecError: if it cannot: a comma stands between the members of a fusion, a dot between modules.
+        SpecError: if it cannot: a comma stands between the members of a fusion, a dot between modules, and
+            a container of modules has names of its own.
     """
     if not isinstance(name, str) or not _NAME.match(name):
         raise SpecError(
             f"{what} is named {name!r}; names in AdapterHub's folders are A-Z a-z 0-9 _ - without comma "
             "or dot: rename it there"
+        )
+    if hasattr(nn.ModuleDict, name):
+        raise SpecError(
+            f"{what} is named {name!r}, as torch's modules name something of their own, so AdapterHub cannot "
+            "keep it; rename it"
         )
     return name
 

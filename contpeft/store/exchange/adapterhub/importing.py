@@ -109,7 +109,7 @@ class HubImport:
             if version.base.fingerprint != where.base.fingerprint:
                 raise BaseMismatchError(
                     f"{version.ref} is of the base {version.base.name!r} ({version.base.fingerprint[:12]}), "
-                    f"the fusion of {where.base.name!r} ({where.base.fingerprint[:12]}); give those of one base"
+                    f"the fusion of {where.base.name!r} ({where.base.fingerprint[:12]}); give others"
                 )
         options, tensors = _fused(found, [state for _, state in members])
         state = _fusion_state(found, options, tensors, [version for version, _ in members])

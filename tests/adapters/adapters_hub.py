@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from adapters_tiny import logits
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from contpeft.adapters import AdaptedModel
+from contpeft.errors import ContpeftError
 from contpeft.spec import AdapterState, Single, Version
 from contpeft.store import AdapterStore
 
@@ -142,3 +144,17 @@ def renamed(tensors: dict[str, Tensor], old: str, new: str) -> None:
 def options(told: Mapping[str, Any], **values: Any) -> None:
     """Sets options of a configuration file."""
     told["config"].update(values)
+
+
+def refused(store: AdapterStore, folder: Path, error: type[ContpeftError], match: str, **told: Any) -> None:
+    """Imports a folder, sees it refused in one line, and the store as it was."""
+    store.names()
+    before = _lasting(store)
+    with pytest.raises(error, match=match) as caught:
+        store.exchange.import_folder(folder, "new", **{"base": BASE, **told})
+    assert "\n" not in str(caught.value)
+    assert _lasting(store) == before
+
+
+def _lasting(store: AdapterStore) -> dict[str, bytes]:
+    return {name: data for name, data in files(store.path).items() if not name.endswith("-shm")}

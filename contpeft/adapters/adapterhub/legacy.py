@@ -68,7 +68,7 @@ def renewed_names(tensors: Mapping[str, Tensor], what: str, *, allowed: bool) ->
         SpecError: if two names become one.
     """
     found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         new = ".".join(_MODULES.get(part, part) for part in name.split("."))
         if new != name and not allowed:
             raise UnsupportedError(

@@ -158,7 +158,7 @@ def sort_theirs(tensors: Mapping[str, Tensor], prefix: str, kind: str, owner: st
         rf"{re.escape(prefix)}{_LAYER}(?P<place>[a-z._]+)\.{kind}\.{re.escape(owner)}\.(?P<part>[A-Za-z_.0-9]+)"
     )
     found: dict[int, dict[tuple[str, str], Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         match = form.fullmatch(name)
         if match is None:
             raise SpecError(f"tensor {name!r} is unexpected: it is no part of {owner!r} ({kind})")

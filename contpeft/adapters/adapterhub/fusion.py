@@ -114,9 +114,9 @@ def fusion_to_hub(
     """
     method = _method(list(members.values()))
     name = ",".join(check_name(each, "a member of the fusion") for each in members)
-    found = sort_ours(state.adapter_tensors(), method, module_prefix(state.adapter_tensors()), fused=True)
     options = state.config["options"]
     config = _config(options)
+    found = sort_ours(state.adapter_tensors(), method, module_prefix(state.adapter_tensors()), fused=True)
     if kept is not None and _options(kept["config"]) == FusionOptions(**options):
         config = dict(kept["config"])
     before = FAMILIES[str(target.model_type)].prefix if kept_prefix is None else kept_prefix

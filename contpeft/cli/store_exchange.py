@@ -21,16 +21,13 @@ __all__ = ["EXPORT_EXAMPLES", "IMPORT_EXAMPLES", "export", "import_folder"]
 
 EXPORT_EXAMPLES: Final = examples(
     "contpeft store export billing@3 out/billing",
-    "contpeft store export billing@champion out/billing --profile serving",
     "contpeft store export billing out/billing --profile serving --base models/llama",
     "contpeft store export support-fusion out/support --profile adapterhub",
 )
 IMPORT_EXAMPLES: Final = examples(
     "contpeft store import out/billing --name billing",
     "contpeft store import their/adapter --name mail --task mail --base models/llama",
-    "contpeft store import their/adapter --name mail --like billing@3",
     "contpeft store import their/fusion --name support --over billing@3,mail@1",
-    "contpeft store import old/adapter --name old --base models/bert --legacy --pickle",
 )
 
 Base = Annotated[

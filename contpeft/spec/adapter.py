@@ -69,10 +69,11 @@ class HeadSpec:
     """A classifier head as stored with a version.
 
     Attributes:
-        kind: ``"cosine"``, ``"linear"`` (ours), ``"statistics"`` (class means and a shared
-            covariance), or ``"own"`` (the user's module, kept as it is).
+        kind: ``"cosine"``, ``"linear"`` (ours), ``"mlp"`` (one or two layers, AdapterHub's),
+            ``"statistics"`` (class means and a shared covariance), or ``"own"`` (the user's module,
+            kept as it is).
         classes: label names in the order of the head's outputs; empty when unknown (``"own"``).
-        options: what else rebuilds it (``scale``, ``rule``, ``shrinkage``, ``path``).
+        options: what else rebuilds it (``scale``, ``layers``, ``rule``, ``shrinkage``, ``path``).
     """
 
     kind: str

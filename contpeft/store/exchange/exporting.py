@@ -13,15 +13,15 @@ from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
 from contpeft.store.disk import one_line_errors, whole_folder
-from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
+from contpeft.store.exchange.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import Entry, entries, join, serialize, unpack
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Exported", "Profile", "check", "faithful", "serving", "write"]
+__all__ = ["Exported", "Profile", "check", "faithful", "json_bytes", "serving", "write"]
 
-Profile = Literal["faithful", "serving"]
+Profile = Literal["faithful", "serving", "adapterhub"]
 
 # Group and others may read as far as the umask lets them: whoever serves may be another user.
 _MODE: Final = 0o644
@@ -46,16 +46,21 @@ class Exported:
     bytes: int
 
 
-def check(folder: Path, profile: str, base: object) -> None:
+def check(folder: Path, profile: str, base: object, *, head: bool = True) -> None:
     """Checks what can be checked before anything is read.
 
     Raises:
-        UsageError: if something is in the folder, there is no such profile, or it needs no base.
+        UsageError: if something is in the folder, there is no such profile, it needs no base, or it leaves
+            out no head.
     """
     if profile not in get_args(Profile):
         raise UsageError(f"no profile {profile!r}{suggest(profile, get_args(Profile))}")
-    if base is not None and profile != "serving":
+    if base is not None and profile == "faithful":
         raise UsageError(f"the profile {profile!r} needs no base; leave it out, or ask for 'serving'")
+    if not head and profile != "adapterhub":
+        raise UsageError(
+            f"the profile {profile!r} has a place for every head; only 'adapterhub' leaves it out"
+        )
     with one_line_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not empty; name a folder that is new or empty")
@@ -116,10 +121,10 @@ def write(
         StoreBusyError: if the folder cannot be written.
     """
     digests = {name: bytes_digest(content) for name, content in files.items()}
-    files[SIDE] = _json(Provenance.of(version, parents, scores, profile, digests).to_json())
+    files[SIDE] = json_bytes(Provenance.of(version, parents, scores, profile, digests).to_json())
     with whole_folder(folder) as partial:
-        (partial / ASIDE).mkdir()
         for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write(partial / name, content)
     size = sum(map(len, files.values()))
     return Exported(version.ref, folder, profile, tuple(sorted(files)), size)
@@ -141,7 +146,7 @@ def _files(
     told = dict(config) | {"base_model_name_or_path": base_name or version.base.name, "inference_mode": True}
     if "peft" in version.environment:
         told["peft_version"] = version.environment["peft"]
-    files = {CONFIG: _json(told), WEIGHTS: weights}
+    files = {CONFIG: json_bytes(told), WEIGHTS: weights}
     head = [
         (name.removeprefix(AdapterState.HEAD_PREFIX), dtype, shape, body)
         for name, dtype, shape, body in entries(data)
@@ -161,7 +166,8 @@ def _modules(state: AdapterState, base: nn.Module | str | os.PathLike[str] | Non
     return find_model(base)[1]
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Returns a JSON file, the same for equal values."""
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

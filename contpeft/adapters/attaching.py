@@ -10,7 +10,9 @@ from torch import nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
-from contpeft.adapters.methods import make_config
+from contpeft.adapters.methods import config_from_json, make_config
+from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
+from contpeft.adapters.prompts.attachment import PromptAttachment
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Version
 
@@ -35,7 +37,8 @@ def attach_fresh(model: nn.Module, spec: AnySpec, head: nn.Module | None) -> Att
         SpecError: if the spec does not fit the model, which is as it was then.
         UnsupportedError: if it would change more than the modules it is applied to.
     """
-    return Attachment(model, make_config(spec, model, head))
+    config = make_config(spec, model, head)
+    return PromptAttachment(model, config) if is_prompt(config) else Attachment(model, config)
 
 
 def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = None) -> Attached:
@@ -50,6 +53,9 @@ def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = Non
         SpecError: if it does not fit the model, which is as it was then.
         IntegrityError: if a version it is over is not the one it was made over.
     """
+    if state.kind in PROMPT_METHODS:
+        config = config_from_json(state.config)
+        return PromptAttachment.from_stored(model, config, state.adapter_tensors())
     if state.kind != FUSION:
         return Attachment.from_state(model, state)
     if load is None:

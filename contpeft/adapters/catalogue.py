@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.attaching import attach_fresh
 from contpeft.adapters.find import find_head, get_path
-from contpeft.adapters.methods import make_config, method_names
+from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
 from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.errors import SpecError, UnsupportedError
@@ -144,7 +144,7 @@ def _measured(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> tu
     """Returns how many numbers a method trains and how many it stores."""
     with _silent(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        attachment = Attachment(model, make_config(spec, model, head))
+        attachment = attach_fresh(model, spec, head)
     try:
         trained = {id(p): p.numel() for p in attachment.trainable()}
         return sum(trained.values()), sum(t.numel() for t in attachment.tensors().values())

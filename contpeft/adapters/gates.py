@@ -52,7 +52,7 @@ class Gates(Attached):
         self._layers = _layers(self._backbone)
         self._scaled = [_scaled(model, number, part, self._layers) for number, part in enumerate(parts)]
         self._prefixes = [(number, port) for number, part in enumerate(parts) if (port := _prefix(part))]
-        self._modules = _fresh(len(self._layers), len(parts), next(self._backbone.parameters()), model)
+        self._modules = _fresh(len(self._layers), len(parts), self._backbone)
         self._hooks: list[RemovableHandle] = []
         self._mask: Tensor | None = None
         self._now: Tensor | None = None
@@ -65,9 +65,7 @@ class Gates(Attached):
         self._backbone.add_module(_CHILD, self._modules)
         self._hooks = [self._backbone.register_forward_pre_hook(self._see, with_kwargs=True)]
         for number, layer in enumerate(self._layers):
-            self._hooks.append(
-                layer.register_forward_pre_hook(partial(self._open, number), with_kwargs=True)
-            )
+            self._hooks.append(layer.register_forward_pre_hook(partial(self._open, number), with_kwargs=True))
         for part, modules in enumerate(self._scaled):
             self._hooks.extend(each.register_forward_hook(partial(self._scale, part)) for each in modules)
         self.installed = True
@@ -154,8 +152,8 @@ def layer_gates(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | Non
         return each.mean(1)
     if mask.ndim != 2:
         raise UnsupportedError(
-            f"gates leave padding out by a mask of shape (rows, tokens), this is {tuple(mask.shape)}; give one "
-            "of that shape"
+            f"an attention mask of shape {tuple(mask.shape)} does not tell gates what is padding; give "
+            "one of shape (rows, tokens)"
         )
     seen = mask.to(each).unsqueeze(-1)
     return (each * seen).sum(1) / seen.sum(1).clamp(min=1)
@@ -167,15 +165,16 @@ def _layers(backbone: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise UnsupportedError(
-        f"no list of {count} layers found in {type(backbone).__name__}, where gates would be; leave gated=True "
-        "out"
+        f"no list of {count} layers found in {type(backbone).__name__}, where gates would be; leave "
+        "gated=True out"
     )
 
 
-def _fresh(layers: int, parts: int, like: Tensor, model: nn.Module) -> nn.ModuleList:
-    width: int = cast(Any, model).config.hidden_size
+def _fresh(layers: int, parts: int, backbone: nn.Module) -> nn.ModuleList:
+    width: int = cast(Any, backbone).config.hidden_size
+    device = next(backbone.parameters()).device
     with torch.inference_mode(False):
-        made = (nn.Linear(width, parts, device=like.device) for _ in range(layers))
+        made = (nn.Linear(width, parts, device=device) for _ in range(layers))
         return nn.ModuleList(made)
 
 
@@ -220,6 +219,6 @@ def _adding(layer: nn.Module) -> nn.Module | None:
 
 def _no_gate(number: int, method: str) -> UnsupportedError:
     return UnsupportedError(
-        f"part {number} of the union ({method}) has nothing in the layers that a gate could scale; gates scale "
-        "lora on linear layers, houlsby, parallel, pfeiffer and prefix_tuning: leave gated=True out"
+        f"part {number} of the union ({method}) has nothing in the layers that a gate could scale; gates are "
+        "for lora on linear layers, houlsby, parallel, pfeiffer and prefix_tuning: leave gated=True out"
     )

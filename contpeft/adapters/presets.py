@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from contpeft.errors import SpecError, suggest
@@ -52,8 +52,7 @@ def expanded(spec: AdapterSpec) -> AdapterSpec:
     gated, parts = _UNIONS[spec.method]
     _refuse_unknown(spec, [name for _, names in parts for name in names])
     chosen = [
-        AdapterSpec(part.method, **part.options | {k: v for k, v in spec.options.items() if k in names})
-        for part, names in parts
+        AdapterSpec(part.method, **{**part.options, **_only(spec.options, names)}) for part, names in parts
     ]
     return AdapterSpec.union(*chosen, gated=gated)
 
@@ -77,7 +76,11 @@ def parts_of(spec: AdapterSpec) -> list[AdapterSpec]:
     return parts
 
 
-def _refuse_unknown(spec: AdapterSpec, known: Any) -> None:
+def _only(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _refuse_unknown(spec: AdapterSpec, known: Collection[str]) -> None:
     unknown = next((name for name in spec.options if name not in known), None)
     if unknown is not None:
         raise SpecError(f"method {spec.method!r} has no option {unknown!r}{suggest(unknown, known)}")

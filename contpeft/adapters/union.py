@@ -115,7 +115,9 @@ class Union(Attached):
         prefixes = [prefix for prefix, _ in self._prefixed()]
         foreign = next((name for name in tensors if not name.startswith(tuple(prefixes))), None)
         if foreign is not None:
-            raise SpecError(f"stored tensor {foreign} is of none of the {len(self._parts)} parts of the union")
+            raise SpecError(
+                f"stored tensor {foreign} is of none of the {len(self._parts)} parts of the union"
+            )
         with self.removed(), self._all_or_none():
             for prefix, part in self._prefixed():
                 part.load(_inside(tensors, prefix))

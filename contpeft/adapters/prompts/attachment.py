@@ -15,6 +15,7 @@ from contpeft.adapters.methods import config_to_json
 from contpeft.adapters.prompts.backbone import backbone_of, is_vision
 from contpeft.adapters.prompts.configs import completed, is_prefix, tokens_of
 from contpeft.adapters.prompts.encoders import Folded, fresh_encoder, is_folded, stored_encoder, vectors
+from contpeft.adapters.prompts.folder import STORED
 from contpeft.adapters.prompts.ports import PatchPort, Port, TokenPort
 from contpeft.adapters.prompts.prefix import PrefixPort
 from contpeft.errors import SpecError
@@ -22,7 +23,6 @@ from contpeft.errors import SpecError
 __all__ = ["PromptAttachment"]
 
 _CHILD: Final = "prompt_encoder"  # its name in the model while it is in
-_STORED: Final = "prompt_embeddings"  # PEFT's name on disk
 
 
 class PromptAttachment(Attached):
@@ -30,6 +30,11 @@ class PromptAttachment(Attached):
 
     The model is called as without it, and answers in the same shapes. A version holds the vectors alone, as
     PEFT does: a network that makes them is left behind, and training goes on with the vectors themselves.
+
+    Attributes:
+        config: PEFT's configuration.
+        encoder: what makes the vectors.
+        port: how they go into the model's calls.
 
     Args:
         model: the transformers model, with no adapter installed.
@@ -45,7 +50,7 @@ class PromptAttachment(Attached):
         self._backbone = backbone_of(model)
         self.config = config
         made = fresh_encoder(config, self._backbone) if encoder is None else encoder
-        self._encoder = made.to(next(model.parameters()).device).train(self._backbone.training)
+        self.encoder = made.to(next(model.parameters()).device).train(self._backbone.training)
         self.port = self._port()
         self._hooks: list[RemovableHandle] = []
         self.installed = False
@@ -73,7 +78,7 @@ class PromptAttachment(Attached):
     def install(self) -> None:
         """Lets the model compute with the prompt; nothing happens if it does."""
         if not self.installed:
-            self._backbone.add_module(_CHILD, self._encoder)
+            self._backbone.add_module(_CHILD, self.encoder)
             self._hooks = self.port.open()
             self.installed = True
 
@@ -87,7 +92,7 @@ class PromptAttachment(Attached):
 
     def parameters(self) -> list[nn.Parameter]:
         """Returns the parameters of the network, or the vectors."""
-        return list(self._encoder.parameters())
+        return list(self.encoder.parameters())
 
     def trainable(self) -> list[nn.Parameter]:
         """Returns the same: all are trained."""
@@ -95,21 +100,21 @@ class PromptAttachment(Attached):
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Returns the vectors; nothing while a network makes them, as that is not stored."""
-        return dict.fromkeys([_STORED], self.parameters()[0]) if is_folded(self._encoder) else {}
+        return dict.fromkeys([STORED], self.parameters()[0]) if is_folded(self.encoder) else {}
 
     def train(self) -> None:
         """Puts the network in train mode."""
-        self._encoder.train()
+        self.encoder.train()
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the vectors ``(P, width)`` on the CPU, under PEFT's name on disk."""
-        training = self._encoder.training
-        self._encoder.eval()  # without dropout
+        training = self.encoder.training
+        self.encoder.eval()  # without dropout
         try:
             with torch.no_grad():
-                return {_STORED: self._vectors().to("cpu", copy=True).contiguous()}
+                return {STORED: self._vectors().to("cpu", copy=True).contiguous()}
         finally:
-            self._encoder.train(training)
+            self.encoder.train(training)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Sets the vectors; a network that made others is gone then.
@@ -117,18 +122,18 @@ class PromptAttachment(Attached):
         Raises:
             SpecError: if the tensor is missing, another is there, or it has another shape.
         """
-        if set(tensors) != {_STORED}:
+        if set(tensors) != {STORED}:
             raise SpecError(
                 f"stored adapter does not fit {type(self._model).__name__}: a prompt is one tensor, "
-                f"{_STORED}; there are: {', '.join(sorted(tensors)) or 'none'}"
+                f"{STORED}; there are: {', '.join(sorted(tensors)) or 'none'}"
             )
-        shape, given = tuple(self.tensors()[_STORED].shape), tuple(tensors[_STORED].shape)
+        shape, given = tuple(self.tensors()[STORED].shape), tuple(tensors[STORED].shape)
         if shape != given:
-            raise SpecError(f"stored tensor {_STORED} has shape {given}, the model's place for it {shape}")
-        if not is_folded(self._encoder):
+            raise SpecError(f"stored tensor {STORED} has shape {given}, the model's place for it {shape}")
+        if not is_folded(self.encoder):
             self._fold()
         with torch.inference_mode(False), torch.no_grad():
-            self.parameters()[0].copy_(tensors[_STORED])
+            self.parameters()[0].copy_(tensors[STORED])
 
     def config_json(self) -> dict[str, Any]:
         """Returns the method's full configuration as plain JSON."""
@@ -139,19 +144,17 @@ class PromptAttachment(Attached):
         was = self.installed
         self.remove()
         with torch.inference_mode(False):
-            self._encoder = Folded(self._vectors()).train(self._encoder.training)
+            self.encoder = Folded(self._vectors()).train(self.encoder.training)
         if was:
             self.install()
 
     def _vectors(self) -> Tensor:
-        return vectors(self._encoder, tokens_of(self.config))
+        return vectors(self.encoder, tokens_of(self.config))
 
     def _port(self) -> Port:
         told: Any = self.config
         count = tokens_of(self.config)
         if is_prefix(self.config):
-            return PrefixPort(
-                self._backbone, self._vectors, count, told.num_layers, told.num_attention_heads
-            )
+            return PrefixPort(self._backbone, self._vectors, count, told.num_layers, told.num_attention_heads)
         kind = PatchPort if is_vision(self._backbone) else TokenPort
         return kind(self._backbone, self._vectors, count)

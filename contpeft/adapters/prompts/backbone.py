@@ -32,7 +32,9 @@ def is_causal(backbone: nn.Module) -> bool:
 def input_width(backbone: nn.Module) -> int:
     """Returns the width of the vectors a model reads."""
     told: Any = backbone
-    return int(told.config.hidden_size if is_vision(backbone) else told.get_input_embeddings().weight.shape[1])
+    return int(
+        told.config.hidden_size if is_vision(backbone) else told.get_input_embeddings().weight.shape[1]
+    )
 
 
 def parameter_names(backbone: nn.Module) -> list[str]:

@@ -55,8 +55,8 @@ def completed(config: PeftConfig, model: nn.Module) -> PeftConfig:
     for name, own in _sizes(backbone, prefix=is_prefix(config)).items():
         if getattr(asked, name) not in (None, own):
             raise SpecError(
-                f"{name} is {getattr(asked, name)!r}, {type(model).__name__} has {own}; leave it out, or take "
-                "the model the prompt was made for"
+                f"{name} is {getattr(asked, name)!r}, {type(model).__name__} has {own}; leave it out, or "
+                "take the model the prompt was made for"
             )
         setattr(asked, name, own)
     if hasattr(asked, "encoder_hidden_size") and asked.encoder_hidden_size is None:

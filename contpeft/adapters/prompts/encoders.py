@@ -13,7 +13,7 @@ from contpeft.adapters.prompts.backbone import is_vision
 from contpeft.adapters.prompts.configs import is_prefix, tokens_of
 from contpeft.errors import SpecError
 
-__all__ = ["Folded", "fresh_encoder", "is_folded", "stored_encoder", "vectors"]
+__all__ = ["Folded", "fresh_encoder", "is_folded", "stored_encoder", "stored_shape", "vectors"]
 
 _REFUSALS = (AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -27,7 +27,8 @@ class Folded(nn.Module):
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(vectors.detach().clone(), freeze=False)
+        count, width = vectors.shape
+        self.embedding = nn.Embedding(count, width, _weight=vectors.detach().clone())
 
     def forward(self, indices: Tensor) -> Tensor:
         """Returns the vectors at ``indices``."""
@@ -42,7 +43,7 @@ def fresh_encoder(config: PeftConfig, backbone: nn.Module) -> nn.Module:
         SpecError: if PEFT refuses the options.
     """
     kind: Any = PEFT_TYPE_TO_TUNER_MAPPING[cast(Any, config.peft_type)]
-    method = str(config.peft_type.value).lower() if hasattr(config.peft_type, "value") else ""
+    method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
     words = None if is_vision(backbone) else cast(Any, backbone).get_input_embeddings()
     with torch.inference_mode(False):
         try:
@@ -54,10 +55,14 @@ def fresh_encoder(config: PeftConfig, backbone: nn.Module) -> nn.Module:
 
 def stored_encoder(config: PeftConfig) -> Folded:
     """Returns vectors, all zero, of the shape in which a version holds them."""
-    told: Any = config
-    width = told.token_dim * (2 * told.num_layers if is_prefix(config) else 1)
     with torch.inference_mode(False):
-        return Folded(torch.zeros(tokens_of(config), width))
+        return Folded(torch.zeros(stored_shape(config)))
+
+
+def stored_shape(config: PeftConfig) -> tuple[int, int]:
+    """Returns the shape of the vectors: how many there are, and how wide."""
+    told: Any = config
+    return tokens_of(config), told.token_dim * (2 * told.num_layers if is_prefix(config) else 1)
 
 
 def is_folded(encoder: nn.Module) -> bool:

@@ -144,9 +144,7 @@ def moved(call: dict[str, Any], count: int) -> dict[str, Any]:
     return call if positions is None else call | {"position_ids": positions + count}
 
 
-def check_cache(
-    cache: DynamicCache, filled: WeakSet[DynamicCache], tokens: int, mask: Tensor | None
-) -> None:
+def check_cache(cache: DynamicCache, filled: WeakSet[DynamicCache], tokens: int, mask: Tensor | None) -> None:
     """Checks that a cache begins with the virtual tokens, and a mask with them is as long as it says.
 
     Raises:
@@ -159,5 +157,5 @@ def check_cache(
     if mask is not None and mask.shape[1] != cache.get_seq_length() + tokens:
         raise SpecError(
             f"the attention mask is for {mask.shape[1]} positions with the virtual tokens, cache and inputs "
-            f"have {cache.get_seq_length() + tokens}; a cache that was cut or shared cannot go on with a prompt"
+            f"have {cache.get_seq_length() + tokens}; give a mask over all tokens so far, and a whole cache"
         )

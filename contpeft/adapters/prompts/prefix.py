@@ -97,7 +97,7 @@ class PrefixPort(Port):
         if any(getattr(module, "gradient_checkpointing", False) for module in modules):
             raise UnsupportedError(
                 "prefix_tuning does not work with gradient checkpointing, which computes a layer twice over "
-                "one cache; switch it off (gradient_checkpointing_disable())"
+                "one cache; switch it off"
             )
 
 

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import AdapterSpec
+from contpeft.spec.methods import UNION
 
 __all__ = ["PRESETS", "UNION", "expanded", "parts_of"]
-
-UNION: Final = "union"
 
 # Each part with its own options, and the names of those that are passed on to it.
 _Part = tuple[AdapterSpec, tuple[str, ...]]

@@ -14,7 +14,8 @@ from rich.filesize import decimal
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import examples, hint, print_json, print_lines
 from contpeft.errors import UsageError
-from contpeft.spec.methods import ADDED_METHODS
+from contpeft.spec import Version
+from contpeft.spec.methods import ADDED_METHODS, UNION
 from contpeft.store import AdapterStore, Profile
 
 __all__ = ["EXPORT_EXAMPLES", "IMPORT_EXAMPLES", "export", "import_folder"]
@@ -53,14 +54,23 @@ def export(
     """
     with open_store(store) as opened:
         made = opened.exchange.export_folder(ref, folder, profile=profile, base=base, base_name=base_name)
-        added = opened.show(made.ref).kind in ADDED_METHODS
+        version = opened.show(made.ref)
     if as_json:
         print_json({**asdict(made), "path": str(made.path)})
     else:
         print_lines([str(made.path)])
     hint(f"{made.ref}, {made.profile}: {', '.join(made.files)}, {decimal(made.bytes)}")
-    first = "import contpeft.adapters; " if added else ""
-    hint(f"load: {first}PeftModel.from_pretrained(base, {str(made.path)!r})")
+    hint(f"load: {'; '.join(_loading(version, made.path))}")
+
+
+def _loading(version: Version, folder: Path) -> list[str]:
+    """Returns the lines by which PEFT loads what was exported, the parts of a union one after another."""
+    union = version.kind == UNION
+    told = version.config["parts"] if union else [version.config]
+    methods = [str(config["peft_type"]).lower() for config in told]
+    folders = [folder / f"{n}-{method}" for n, method in enumerate(methods)] if union else [folder]
+    first = ["import contpeft.adapters"] if ADDED_METHODS.intersection(methods) else []
+    return [*first, *(f"PeftModel.from_pretrained(base, {str(each)!r})" for each in folders)]
 
 
 def import_folder(

@@ -48,7 +48,7 @@ class MethodRow:
         refused: why it cannot be attached; None if it can.
         changes: what it changes.
         merge: by which rules adapters of it are merged; none where it has no merge.
-        folder: ``"alone"`` or ``"contpeft"``: whether PEFT reads an export with that imported; else ``"none"``.
+        folder: whether PEFT reads an export ``"alone"``, with ``"contpeft"`` imported, or ``"none"`` does.
         served: whether the profile ``serving`` of an export exists.
         paper: where it was published, and the address; None where there is no paper.
         link: of the paper.

@@ -20,7 +20,7 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.places import Places
 from contpeft.adapters.prompts.attachment import PromptAttachment
 from contpeft.adapters.prompts.backbone import backbone_of, is_causal
-from contpeft.adapters.prompts.calls import named
+from contpeft.adapters.prompts.calls import named, refuse_checkpointing
 from contpeft.adapters.prompts.prefix import PrefixPort
 from contpeft.adapters.tuners.bottleneck import BottleneckLayer, ResidualTap
 from contpeft.errors import SpecError, UnsupportedError
@@ -63,7 +63,10 @@ class Gates(Attached):
         if self.installed:
             return
         self._backbone.add_module(_CHILD, self._modules)
-        self._hooks = [self._backbone.register_forward_pre_hook(self._see, with_kwargs=True)]
+        self._hooks = [
+            self._backbone.register_forward_pre_hook(self._see, with_kwargs=True),
+            self._backbone.register_forward_hook(self._forget),
+        ]
         for number, layer in enumerate(self._layers):
             self._hooks.append(layer.register_forward_pre_hook(partial(self._open, number), with_kwargs=True))
         for part, modules in enumerate(self._scaled):
@@ -120,6 +123,7 @@ class Gates(Attached):
         return {}
 
     def _see(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_checkpointing(backbone, "a union with gates")
         self._mask = named(backbone, args, kwargs).get("attention_mask")
 
     def _open(self, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -128,6 +132,9 @@ class Gates(Attached):
         self._now = layer_gates(hidden, gate.weight, gate.bias, self._mask)
         for part, port in self._prefixes:
             _scale_prefix(port, number, self._now[:, part])
+
+    def _forget(self, backbone: nn.Module, args: Any, output: Any) -> None:
+        self._mask = self._now = None
 
     def _scale(self, part: int, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if self._now is None:

@@ -10,6 +10,8 @@ from adapters_tiny import IDS, WIDTH, bert, distilbert, gpt2
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
     Dinov2Config,
     Dinov2ForImageClassification,
     ElectraConfig,
@@ -107,6 +109,14 @@ def dinov2() -> Dinov2ForImageClassification:
         num_labels=3,
     )
     return made(lambda: Dinov2ForImageClassification(config))
+
+
+def deit() -> DeiTForImageClassification:
+    config = DeiTConfig(
+        image_size=8, patch_size=4, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, num_labels=3,
+    )  # fmt: skip
+    return made(lambda: DeiTForImageClassification(config))
 
 
 def t5_whole() -> T5ForConditionalGeneration:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_prompts import PIXELS, TOKENS, attached, dinov2, prompt, t5_whole
+from adapters_prompts import PIXELS, TOKENS, attached, deit, dinov2, prompt, t5_whole
 from adapters_tiny import IDS, bert, distilbert, encoder, gpt2, llama, look, t5, vit
 from torch import nn
 from transformers import BertModel
@@ -17,7 +17,7 @@ from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec
 
 
-@pytest.mark.parametrize("make", [vit, dinov2])
+@pytest.mark.parametrize("make", [vit, deit, dinov2])
 def test_pictures_get_virtual_patches(make: Any) -> None:
     model, plain = make(), make()
     put = attached(model, prompt())

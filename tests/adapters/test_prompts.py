@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -19,11 +20,12 @@ from adapters_prompts import (
     prompt,
     scores,
 )
-from adapters_tiny import IDS, bert, encoder, gpt2, logits, look, same, trained, values
+from adapters_tiny import IDS, Module, bert, encoder, gpt2, logits, look, same, trained, values
 from transformers import DynamicCache
 
 from contpeft.adapters import AdaptedModel
 from contpeft.errors import SpecError
+from contpeft.spec import AdapterSpec
 
 each_spec = pytest.mark.parametrize("name", SPECS)
 
@@ -191,6 +193,35 @@ def test_a_network_is_folded_away_and_training_goes_on(name: str) -> None:
     assert torch.equal(adapted.attachment.tensors()["prompt_embeddings"], again.tensors["prompt_embeddings"])
     other.load_head(adapted.state())
     assert torch.equal(logits(model), logits(other.module))
+
+
+def test_a_copy_of_the_module_is_its_own() -> None:
+    for spec in (*SPECS.values(), AdapterSpec("unipelt", num_virtual_tokens=TOKENS, reduction_factor=4)):
+        model = bert()
+        put = attached(model, spec)
+        model(IDS).logits.sum().backward()
+        other = copy.deepcopy(model)
+        answered = logits(model)
+        assert torch.equal(logits(other), answered)
+        with torch.no_grad():
+            for parameter in put.parameters():
+                parameter.zero_()
+        assert torch.equal(logits(other), answered)
+        assert not torch.equal(logits(model), answered)
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix"])
+def test_a_compiled_model_computes_the_same(name: str) -> None:
+    torch._dynamo.reset()
+    module, plain = Module(), Module()
+    module.model = torch.compile(module.model, backend="eager")
+    start = logits(module)
+    attached(module, SPECS[name])
+    attached(plain, SPECS[name])
+    torch.testing.assert_close(logits(module), logits(plain))
+    AdaptedModel.of(module).detach()
+    assert torch.equal(logits(module), start)
+    torch._dynamo.reset()
 
 
 def test_words_of_the_model_are_where_a_prompt_may_start() -> None:

@@ -156,6 +156,20 @@ def test_a_row_of_padding_has_a_gate_all_the_same() -> None:
         layer_gates(torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5), torch.ones(2, 1, 3, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+def test_layers_that_are_computed_again_are_refused() -> None:
+    parts = AdapterSpec("lora", r=2), AdapterSpec("pfeiffer", reduction_factor=4)
+    model = encoder().train()
+    model.gradient_checkpointing_enable()
+    attached(model, AdapterSpec.union(*parts, gated=True))
+    with pytest.raises(
+        UnsupportedError, match="a union with gates does not work with gradient checkpointing"
+    ):
+        model(IDS)
+    model.eval()
+    assert model(IDS).last_hidden_state.shape == (3, 8, 16)
+
+
 def test_layers_without_a_prefix_can_be_gated_in_a_model_of_pictures() -> None:
     model = vit()
     pixels = torch.randn(2, 3, 8, 8)

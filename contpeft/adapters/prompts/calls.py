@@ -12,7 +12,16 @@ from transformers import Cache, DynamicCache
 from contpeft.adapters.prompts.backbone import parameter_names
 from contpeft.errors import SpecError, UnsupportedError
 
-__all__ = ["asks_for_tuple", "cut", "longer_mask", "named", "own_cache", "refuse_crowded", "shape_of"]
+__all__ = [
+    "asks_for_tuple",
+    "cut",
+    "longer_mask",
+    "named",
+    "own_cache",
+    "refuse_checkpointing",
+    "refuse_crowded",
+    "shape_of",
+]
 
 
 def named(backbone: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +82,20 @@ def refuse_crowded(backbone: nn.Module, tokens: int, count: int) -> None:
         raise SpecError(
             f"{tokens} tokens and {count} virtual ones are more than the {room} positions of "
             f"{type(backbone).__name__}; shorten the inputs, or give fewer virtual tokens"
+        )
+
+
+def refuse_checkpointing(backbone: nn.Module, what: str) -> None:
+    """Refuses a model in training that computes its layers again in the backward pass.
+
+    Raises:
+        UnsupportedError: naming what does not work with it.
+    """
+    modules = backbone.modules() if backbone.training else ()
+    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        raise UnsupportedError(
+            f"{what} does not work with gradient checkpointing, which computes layers again without what was "
+            "put in before them; switch it off"
         )
 
 

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from contpeft.adapters.prompts.backbone import is_causal
-from contpeft.adapters.prompts.calls import longer_mask, own_cache, refuse_crowded, shape_of
+from contpeft.adapters.prompts.calls import (
+    longer_mask,
+    own_cache,
+    refuse_checkpointing,
+    refuse_crowded,
+    shape_of,
+)
 from contpeft.adapters.prompts.ports import Port, check_cache, moved
 from contpeft.errors import UnsupportedError
 
@@ -46,7 +52,7 @@ class PrefixPort(Port):
 
     def enter(self, call: dict[str, Any]) -> dict[str, Any]:
         """Returns a call with the prefix in its cache."""
-        self._refuse_checkpointing()
+        refuse_checkpointing(self._backbone, "prefix_tuning")
         rows, tokens, device = shape_of(call)
         call.pop("cache_position", None)  # counted anew by the model
         mask, cache = longer_mask(call.get("attention_mask"), self._count), own_cache(call)
@@ -91,14 +97,6 @@ class PrefixPort(Port):
         asked = call.get("use_cache")
         use = getattr(self._backbone.config, "use_cache", False) if asked is None else asked
         return bool(use) and is_causal(self._backbone)
-
-    def _refuse_checkpointing(self) -> None:
-        modules = self._backbone.modules() if self._backbone.training else ()
-        if any(getattr(module, "gradient_checkpointing", False) for module in modules):
-            raise UnsupportedError(
-                "prefix_tuning does not work with gradient checkpointing, which computes a layer twice over "
-                "one cache; switch it off"
-            )
 
 
 def layer_pairs(vectors: Tensor, layers: int, heads: int) -> list[tuple[Tensor, Tensor]]:

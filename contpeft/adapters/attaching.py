@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from peft import PeftConfig
 from torch import nn
 
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
-from contpeft.adapters.methods import make_config
+from contpeft.adapters.methods import config_from_json, make_config
+from contpeft.adapters.presets import UNION, expanded, parts_of
+from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
+from contpeft.adapters.prompts.attachment import PromptAttachment
+from contpeft.adapters.union import Union, part_states
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Version
 
@@ -35,7 +41,12 @@ def attach_fresh(model: nn.Module, spec: AnySpec, head: nn.Module | None) -> Att
         SpecError: if the spec does not fit the model, which is as it was then.
         UnsupportedError: if it would change more than the modules it is applied to.
     """
-    return Attachment(model, make_config(spec, model, head))
+    spec = expanded(spec) if isinstance(spec, AdapterSpec) else spec
+    if isinstance(spec, AdapterSpec) and spec.method == UNION:
+        makers = [partial(attach_fresh, model, part, head) for part in parts_of(spec)]
+        return Union(model, makers, gated=spec.options.get("gated", False))
+    config = make_config(spec, model, head)
+    return PromptAttachment(model, config) if is_prompt(config) else Attachment(model, config)
 
 
 def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = None) -> Attached:
@@ -50,8 +61,26 @@ def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = Non
         SpecError: if it does not fit the model, which is as it was then.
         IntegrityError: if a version it is over is not the one it was made over.
     """
+    if state.kind == UNION:
+        return _stored_union(model, state)
+    if state.kind in PROMPT_METHODS:
+        config = config_from_json(state.config)
+        return PromptAttachment.from_stored(model, config, state.adapter_tensors())
     if state.kind != FUSION:
         return Attachment.from_state(model, state)
     if load is None:
         raise SpecError("a fusion cannot be attached without the versions it is over")
     return FusionAttachment.from_state(model, state, [load(ref) for ref in members_of(state)])
+
+
+def _stored_union(model: nn.Module, state: AdapterState) -> Union:
+    parts, gates = part_states(state)
+    makers = [partial(attach_stored, model, part) for part in parts]
+    with torch.random.fork_rng(devices=[]):
+        made = Union(model, makers, gated=bool(state.config.get("gated")))
+    try:
+        made.load_gates(gates)
+    except SpecError:
+        made.remove()
+        raise
+    return made

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.attaching import attach_fresh
 from contpeft.adapters.find import find_head, get_path
-from contpeft.adapters.methods import make_config, method_names
+from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
+from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging import RULES, rules_for
@@ -47,7 +48,7 @@ class MethodRow:
         refused: why it cannot be attached; None if it can.
         changes: what it changes.
         merge: by which rules adapters of it are merged; none where it has no merge.
-        folder: whether PEFT reads what is exported ``"alone"`` or with ``"contpeft"`` imported.
+        folder: whether PEFT reads an export ``"alone"``, with ``"contpeft"`` imported, or ``"none"`` does.
         served: whether the profile ``serving`` of an export exists.
         paper: where it was published, and the address; None where there is no paper.
         link: of the paper.
@@ -76,7 +77,9 @@ class MethodRow:
     @property
     def read_by(self) -> str:
         """Returns who reads an exported adapter, in words."""
-        return "PEFT, engines" if self.served else "PEFT" if self.folder == "alone" else "PEFT + contpeft"
+        if self.served:
+            return "PEFT, engines"
+        return {"alone": "PEFT", "contpeft": "PEFT + contpeft", "none": "contpeft"}[self.folder]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as JSON."""
@@ -133,18 +136,27 @@ def _row(method: str, model: nn.Module, head: nn.Module | None, size: int) -> Me
         refused=refused,
         changes=note.changes if note else None,
         merge=rules_for(method),
-        folder="contpeft" if method in OWN_METHODS else "alone",
+        folder=_folder(AdapterSpec(method)),
         served=method == "lora",
         paper=note.paper if note else None,
         link=note.link if note else None,
     )
 
 
+def _folder(spec: AdapterSpec) -> str:
+    full = expanded(spec)
+    if full.method != UNION:
+        return "contpeft" if full.method in OWN_METHODS else "alone"
+    if full.options["gated"]:
+        return "none"
+    return "contpeft" if any(part.method in OWN_METHODS for part in parts_of(full)) else "alone"
+
+
 def _measured(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> tuple[int, int]:
     """Returns how many numbers a method trains and how many it stores."""
     with _silent(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        attachment = Attachment(model, make_config(spec, model, head))
+        attachment = attach_fresh(model, spec, head)
     try:
         trained = {id(p): p.numel() for p in attachment.trainable()}
         return sum(trained.values()), sum(t.numel() for t in attachment.tensors().values())

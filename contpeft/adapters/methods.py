@@ -20,6 +20,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from contpeft.adapters.budget import AUTO, check_budget, spec_within
+from contpeft.adapters.presets import PRESETS, UNION, expanded, parts_of
+from contpeft.adapters.prompts import PROMPT_METHODS, completed, is_prompt
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
 from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.adapters.tuners.configs import BottleneckConfig
@@ -55,8 +57,9 @@ VOLATILE = ("base_model_name_or_path", "inference_mode", "peft_version", "revisi
 
 
 def method_names() -> list[str]:
-    """Returns the names of the methods that can be attached to a module tree, sorted."""
-    return sorted(name for name, kind in _registry().items() if _attachable(name, kind))
+    """Returns the names of the methods that can be attached to a model, sorted."""
+    own = (name for name, kind in _registry().items() if _attachable(name, kind))
+    return sorted([*own, *PRESETS])
 
 
 def check_spec(spec: AdapterSpec) -> None:
@@ -66,8 +69,12 @@ def check_spec(spec: AdapterSpec) -> None:
         SpecError: if the method or an option is unknown, naming the nearest known one.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
+    spec = expanded(spec)
     if spec.method == AUTO:
         check_budget(spec)
+    elif spec.method == UNION:
+        for part in parts_of(spec):
+            check_spec(part)
     else:
         _full_options(spec)
 
@@ -88,6 +95,7 @@ def make_config(
         SpecError: if the method, an option or a target is unknown, or an option's value is refused.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
+    spec = expanded(spec) if isinstance(spec, AdapterSpec) else spec
     if isinstance(spec, AdapterSpec) and spec.method == AUTO:
         spec = spec_within(spec, model, head)
     config: Any = _from_spec(spec, model, head) if isinstance(spec, AdapterSpec) else copy.deepcopy(spec)
@@ -95,6 +103,8 @@ def make_config(
     _check_options(vars(config))
     config.task_type = None  # for some tasks PEFT would wrap the head
     config.inference_mode = False
+    if is_prompt(config):
+        return completed(config, model)
     if isinstance(config, BottleneckConfig) and config.target_modules is None:
         config.target_modules = site_pattern(_name(config.peft_type), config.placement, model)
     if getattr(config, "target_modules", None) is not None:
@@ -140,7 +150,8 @@ def _name(kind: Any) -> str:
 
 def _attachable(name: str, kind: Any) -> bool:
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
-    return tuner is not None and issubclass(tuner, BaseTuner) and name not in _OWN_FORWARD
+    layers = tuner is not None and issubclass(tuner, BaseTuner) and name not in _OWN_FORWARD
+    return layers or name in PROMPT_METHODS
 
 
 def _config_type(method: str) -> type[PeftConfig]:
@@ -153,8 +164,8 @@ def _config_type(method: str) -> type[PeftConfig]:
         raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
     if not _attachable(method, kind):
         raise UnsupportedError(
-            f"method {method!r} changes a model's inputs or needs PEFT's own forward, which contpeft does "
-            f"not attach; use one of: {', '.join(method_names())}"
+            f"method {method!r} needs PEFT's own forward, which contpeft does not replace; "
+            f"use one of: {', '.join(method_names())}"
         )
     return PEFT_TYPE_TO_CONFIG_MAPPING[kind]
 

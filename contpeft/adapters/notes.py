@@ -81,12 +81,27 @@ NOTES: Final[Mapping[str, Note]] = {
     ),
     "lokr": _note("adds a Kronecker product to W", "Yeh et al. 2024", "2309.14859"),
     "lora": _note("adds a low-rank product to W", "Hu et al. 2022", "2106.09685"),
+    "mam": _note(
+        "a network beside the FFN and a prefix (`parallel` + `prefix_tuning`)", "He et al. 2022", "2110.04366"
+    ),
     "miss": _note("adds one small matrix, repeated over shards, to W", "MiSS 2024", "2409.15371"),
     "oft": _note("rotates W block by block", "Qiu et al. 2023", "2306.07280"),
     "osf": _note("trains W outside its leading singular directions", "Nayak et al. 2025", "2504.07097"),
+    "p_tuning": _note("puts vectors that a network makes before the tokens", "Liu et al. 2021", "2103.10385"),
+    "p_tuning_v2": _note(
+        "puts keys and values before those of the tokens (`prefix_tuning`)", "Liu et al. 2022", "2110.07602"
+    ),
     "parallel": _note("adds a scaled network beside the FFN", "He et al. 2022", "2110.04366"),
     "peanut": _note("adds a network applied to W itself", "PEANuT 2024", "2410.01870"),
     "pfeiffer": _note("adds a network after the FFN", "Pfeiffer et al. 2021", "2005.00247"),
+    "prefix_tuning": _note(
+        "puts keys and values before those of the tokens, in every layer", "Li and Liang 2021", "2101.00190"
+    ),
+    "prompt_tuning": _note(
+        "puts vectors before the tokens, or behind the patches of a picture",
+        "Lester et al. 2021",
+        "2104.08691",
+    ),
     "psoft": _note("rotates W in its principal subspace", "PSOFT 2026", f"{_OPENREVIEW}FSHrinMArK"),
     "pvera": _note("VeRA with a distribution over its vectors", "PVeRA 2025", "2512.07703"),
     "randlora": _note(
@@ -98,6 +113,9 @@ NOTES: Final[Mapping[str, Note]] = {
     "tinylora": _note("adds a few numbers, through W's singular vectors", "TinyLoRA 2026", "2602.04118"),
     "trainable_tokens": _note("trains chosen rows of the embedding"),
     "unilora": _note("adds low-rank products made of one vector to all W", "Uni-LoRA 2025", "2506.00799"),
+    "unipelt": _note(
+        "`lora`, `pfeiffer` and `prefix_tuning`, each with a gate per layer", "Mao et al. 2022", "2110.07577"
+    ),
     "vblora": _note(
         "adds low-rank products put together from a bank of vectors", "VB-LoRA 2024", "2405.15179"
     ),

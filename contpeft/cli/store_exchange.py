@@ -14,7 +14,8 @@ from rich.filesize import decimal
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import examples, hint, print_json, print_lines
 from contpeft.errors import UsageError
-from contpeft.spec.methods import ADDED_METHODS
+from contpeft.spec import Version
+from contpeft.spec.methods import ADDED_METHODS, UNION
 from contpeft.store import AdapterStore, Exported, Profile
 
 __all__ = ["EXPORT_EXAMPLES", "IMPORT_EXAMPLES", "export", "import_folder"]
@@ -60,13 +61,13 @@ def export(
         made = opened.exchange.export_folder(
             ref, folder, profile=profile, base=base, base_name=base_name, head=not no_head
         )
-        kind = opened.show(made.ref).kind
+        version = opened.show(made.ref)
     if as_json:
         print_json({**asdict(made), "path": str(made.path)})
     else:
         print_lines([str(made.path)])
     hint(f"{made.ref}, {made.profile}: {', '.join(made.files)}, {decimal(made.bytes)}")
-    hint(f"load: {_loading(made, kind)}")
+    hint(f"load: {'; '.join(_loading(made, version))}")
 
 
 def import_folder(
@@ -115,14 +116,17 @@ def import_folder(
     hint(f"look: contpeft store show {shlex.quote(version.ref)}")
 
 
-def _loading(made: Exported, kind: str) -> str:
-    """Returns the Python that loads a folder."""
-    path = repr(str(made.path))
+def _loading(made: Exported, version: Version) -> list[str]:
+    """Returns the lines of Python that load a folder, the parts of a union one after another."""
     if made.profile == "adapterhub":
-        method = "load_adapter_setup" if kind == "fusion" else "load_adapter"
-        return f"model.{method}({path}, use_safetensors=True)"
-    first = "import contpeft.adapters; " if kind in ADDED_METHODS else ""
-    return f"{first}PeftModel.from_pretrained(base, {path})"
+        method = "load_adapter_setup" if version.kind == "fusion" else "load_adapter"
+        return [f"model.{method}({str(made.path)!r}, use_safetensors=True)"]
+    union = version.kind == UNION
+    told = version.config["parts"] if union else [version.config]
+    methods = [str(config["peft_type"]).lower() for config in told]
+    folders = [made.path / f"{n}-{method}" for n, method in enumerate(methods)] if union else [made.path]
+    first = ["import contpeft.adapters"] if ADDED_METHODS.intersection(methods) else []
+    return [*first, *(f"PeftModel.from_pretrained(base, {str(each)!r})" for each in folders)]
 
 
 def _refs(text: str | None) -> list[str]:

@@ -47,8 +47,18 @@ class AdapterSpec:
         """
         return cls("auto", budget=budget)
 
+    @classmethod
+    def union(cls, *parts: AdapterSpec, gated: bool = False) -> AdapterSpec:
+        """Returns several adapters that are attached, trained and stored as one.
+
+        Args:
+            parts: two or more, which change different places of the model.
+            gated: whether a trained gate in each layer scales what each part does (Mao et al. 2022).
+        """
+        return cls("union", parts=[part.to_json() for part in parts], gated=gated)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the spec as one flat JSON object."""
+        """Returns the spec as one JSON object."""
         return {"method": self.method, **self.options}
 
     @classmethod

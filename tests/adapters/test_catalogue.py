@@ -52,6 +52,16 @@ def test_numbers_are_those_of_the_method(rows: dict[str, MethodRow]) -> None:
     assert rows["vera"].stored > rows["vera"].trainable  # random factors that are kept
 
 
+def test_a_network_that_makes_a_prompt_is_trained_and_not_stored(rows: dict[str, MethodRow]) -> None:
+    vectors = 20 * 16
+    network = 3 * (16 * 16 + 16)
+    assert (rows["p_tuning"].trainable, rows["p_tuning"].stored) == (vectors + network, vectors)
+    assert (rows["prefix_tuning"].trainable, rows["prefix_tuning"].stored) == (4 * vectors, 4 * vectors)
+    gates = 2 * (3 * 16 + 3)
+    parts = sum(rows[name].trainable for name in ("lora", "pfeiffer"))
+    assert rows["unipelt"].trainable == parts + 10 * 16 * 4 + gates
+
+
 def test_a_method_that_cannot_be_attached_says_why(rows: dict[str, MethodRow]) -> None:
     refused = rows["c3a"]
     assert (refused.trainable, refused.share, refused.stored) == (None, None, None)
@@ -62,12 +72,18 @@ def test_a_method_that_cannot_be_attached_says_why(rows: dict[str, MethodRow]) -
 
 def test_who_merges_and_who_reads(rows: dict[str, MethodRow]) -> None:
     assert rows["lora"].merge == tuple(RULES)
-    told = {name: (rows[name].merged_by, rows[name].read_by) for name in ("lora", "ia3", "pfeiffer", "vera")}
+    told = {
+        name: (rows[name].merged_by, rows[name].read_by)
+        for name in ("lora", "ia3", "pfeiffer", "vera", "p_tuning_v2", "mam", "unipelt")
+    }
     assert told == {
         "lora": ("all rules", "PEFT, engines"),
         "ia3": ("entry by entry", "PEFT"),
         "pfeiffer": ("average", "PEFT + contpeft"),
         "vera": (None, "PEFT"),
+        "p_tuning_v2": (None, "PEFT"),
+        "mam": (None, "PEFT + contpeft"),
+        "unipelt": (None, "contpeft"),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -80,22 +81,33 @@ def linear_sites(
             "leave it out"
         )
     stack = StackedLora(states)
-    base = {path: _place(model, path) for path in stack.modules if kept is None or path in kept}
+    base = {path: _place(model, path) for path in (stack.modules if kept is None else kept)}
     fused = {
-        path: FusedLinear(place.module, *_factors(stack, kept, path), options) for path, place in base.items()
+        path: FusedLinear(place.module, *_factors(stack, kept, path, place.module), options)
+        for path, place in base.items()
     }
     return list(base.values()), [base[path]._replace(module=site) for path, site in fused.items()], fused
 
 
-def _factors(stack: StackedLora, kept: Kept | None, path: str) -> tuple[Tensor, Tensor]:
+def _factors(stack: StackedLora, kept: Kept | None, path: str, layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Returns the factors of the adapters that are mixed at a layer, filled up to their largest rank."""
-    a, b = stack.factors(path)
     if kept is None:
-        return a, b
+        return stack.factors(path)
     places = list(kept[path])
-    a, b = a[places], b[places]
-    used = (a != 0).any(2).any(0) & (b != 0).any(1).any(0)
+    if path not in stack.modules:  # only adapters that were dropped changed this layer: nothing is mixed
+        d_in, d_out = _widths(layer)
+        return torch.zeros(len(places), 0, d_in), torch.zeros(len(places), d_out, 0)
+    a, b = (factor[places] for factor in stack.factors(path))
+    used = a.any(2).any(0)
     return a[:, used], b[:, :, used]
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    """Returns how wide what a layer reads and what it says is."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, Conv1D)
+    return layer.nx, layer.nf
 
 
 def _place(model: nn.Module, path: str) -> Place:

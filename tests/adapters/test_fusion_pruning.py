@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from adapters_tiny import CLASSES, Module, gpt2, logits, look
-from fusion_oracle import fused_by_hand
+from fusion_oracle import Array, fused_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from contpeft.adapters import AdaptedModel
 from contpeft.adapters.fusion import (
@@ -26,7 +27,7 @@ from contpeft.adapters.fusion import (
 from contpeft.adapters.fusion.linear import FusedLinear
 from contpeft.errors import UsageError
 from contpeft.spec import AdapterSpec, AdapterState, Single
-from contpeft.spec.lora import ROOT
+from contpeft.spec.lora import ROOT, lora_scaling
 from contpeft.store import AdapterStore
 
 QUERY, OUTPUT = "encoder.layer.0.attention.self.query", "encoder.layer.1.output.dense"
@@ -123,11 +124,19 @@ def fused(adapted: AdaptedModel) -> dict[str, FusedLinear]:
     return {path: each for path, each in adapted.model.named_modules() if isinstance(each, FusedLinear)}
 
 
+def said_by(state: AdapterState, path: str, x: Tensor) -> Array:
+    """Returns what an adapter adds to a layer, nothing where it does not change it."""
+    if f"{ROOT}{path}.lora_A.weight" not in state.tensors:
+        return np.zeros((*x.shape[:-1], 16))
+    a, b = (np.asarray(state.tensors[f"{ROOT}{path}.lora_{each}.weight"], dtype=np.float64) for each in "AB")
+    return np.asarray(x, dtype=np.float64) @ (lora_scaling(state.config, path) * b @ a).T
+
+
 @pytest.mark.parametrize("residual_before", [False, True])
 def test_a_pruned_site_mixes_what_it_keeps(store: AdapterStore, residual_before: bool) -> None:
     state = whole(store, Module, LORA, residual_before=residual_before)
-    small = pruned(state, {path: (0, 2) for path in sites(state)})
-    store.register("small", small, base=store.show("all").base)
+    kept = {path: (0, 2) if path == QUERY else (0, 1) for path in sites(state)}
+    store.register("small", pruned(state, kept), base=store.show("all").base)
     adapted, x = AdaptedModel.of(Module()), torch.randn(2, 5, 32)
     held = {name: np.asarray(each) for name, each in state.tensors.items()}
 
@@ -140,31 +149,37 @@ def test_a_pruned_site_mixes_what_it_keeps(store: AdapterStore, residual_before:
             assert isinstance(layer, FusedLinear)
             own = x[..., : layer.base_layer.in_features]  # type: ignore[arg-type,misc]
             answered, said = np.asarray(layer(own)), np.asarray(layer.base_layer(own), dtype=np.float64)
-            added = [np.asarray(own @ (layer.b[n] @ layer.a[n]).T) for n in range(2)]
+            added = [said_by(store.load(list(LORA)[place]), path, own) for place in kept[path]]
             inside = {
                 name.partition(f"{path}.fusion.")[2]: each for name, each in held.items() if path in name
             }
             options = FusionOptions(residual_before=residual_before)
-            expected = fused_by_hand(inside, options, said, np.stack(added, 2).astype(np.float64), said)
+            expected = fused_by_hand(inside, options, said, np.stack(added, 2), said)
             np.testing.assert_allclose(answered, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["pfeiffer", "houlsby", "parallel"])
 @pytest.mark.parametrize("make", [Module, gpt2])
-def test_pruned_to_one_member_and_no_value_matrix_is_that_adapter(
+def test_sites_that_keep_one_member_each_are_those_members_layers(
     store: AdapterStore, make: Any, method: str
 ) -> None:
-    specs = {f"a{factor}": AdapterSpec(method, reduction_factor=factor) for factor in (2, 4, 8)}
+    specs = {f"a{place}": AdapterSpec(method, reduction_factor=4) for place in range(3)}
     state = whole(store, make, specs, value=False)
-    small = pruned(state, {path: (2,) for path in sites(state)})
-    store.register("small", small, base=store.show("all").base)
+    kept = {path: (2 if place % 2 else 1,) for place, path in enumerate(sites(state))}
+    store.register("small", pruned(state, kept), base=store.show("all").base)
+    one, *others = (store.load(name) for name in specs)
+    tensors = {
+        name: others[kept[name.removeprefix(ROOT).partition(".bottleneck_")[0]][0] - 1].tensors[name]
+        for name in one.adapter_tensors()
+    }
+    store.register("mixed", replace(one, tensors=tensors, head=None), base=store.show("all").base)
     module = make()
     adapted = AdaptedModel.of(module)
 
     def load(ref: str) -> Member:
         return store.show(ref), store.load(ref)
 
-    with adapted.applied(Single("small@1", "a8@1") if adapted.head else Single("small@1"), load):
+    with adapted.applied(Single("small@1", "a0@1") if adapted.head else Single("small@1"), load):
         found = logits(module)
-    with adapted.applied(Single("a8@1"), load):
+    with adapted.applied(Single("mixed@1", "a0@1") if adapted.head else Single("mixed@1"), load):
         torch.testing.assert_close(found, logits(module), rtol=1e-5, atol=1e-5)

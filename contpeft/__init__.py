@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contpeft.callbacks import AdapterCheckpoint, ContinualAdapter, ForgettingMonitor, FusionStage
-    from contpeft.spec import AdapterRef, AdapterSpec, Base, Route, Single, Sum, Task
+    from contpeft.spec import (
+        AdapterRef,
+        AdapterSpec,
+        Base,
+        Drop,
+        Fuse,
+        Parallel,
+        Route,
+        Single,
+        Stack,
+        Sum,
+        Task,
+        average,
+    )
     from contpeft.store import AdapterStore
 
 __version__ = "0.1.0"
@@ -19,12 +32,17 @@ _HOMES = {
     "AdapterStore": "contpeft.store",
     "Base": "contpeft.spec",
     "ContinualAdapter": "contpeft.callbacks",
+    "Drop": "contpeft.spec",
     "ForgettingMonitor": "contpeft.callbacks",
+    "Fuse": "contpeft.spec",
     "FusionStage": "contpeft.callbacks",
+    "Parallel": "contpeft.spec",
     "Route": "contpeft.spec",
     "Single": "contpeft.spec",
+    "Stack": "contpeft.spec",
     "Sum": "contpeft.spec",
     "Task": "contpeft.spec",
+    "average": "contpeft.spec",
 }
 
 __all__ = [
@@ -34,13 +52,18 @@ __all__ = [
     "AdapterStore",
     "Base",
     "ContinualAdapter",
+    "Drop",
     "ForgettingMonitor",
+    "Fuse",
     "FusionStage",
+    "Parallel",
     "Route",
     "Single",
+    "Stack",
     "Sum",
     "Task",
     "__version__",
+    "average",
 ]
 
 

@@ -53,8 +53,8 @@ class Attached(ABC):
         """Returns the parameters in use under their names in :meth:`tensors`."""
 
     @abstractmethod
-    def train(self) -> None:
-        """Puts its own modules in train mode, the base's left as they are."""
+    def train(self, mode: bool = True) -> None:
+        """Puts its own modules in train mode, or in eval mode, the base's left as they are."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

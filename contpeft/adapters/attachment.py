@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from contpeft.adapters.methods import config_from_json, config_to_json
-from contpeft.adapters.places import Place, Places, fill
+from contpeft.adapters.places import Place, Places, fill, set_mode
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
@@ -54,7 +54,7 @@ class Attachment(Places):
         self.config = config
         self._trainable = [p for p in self.parameters() if p.requires_grad]
         for layer, base in zip(self._layers, self._base, strict=True):
-            self._set_mode([layer], base.module.training)
+            set_mode([layer], self._base, training=base.module.training)
 
     @classmethod
     def from_state(cls, model: nn.Module, state: AdapterState) -> Attachment:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -13,13 +12,17 @@ from torch import Tensor, nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
 from contpeft.adapters.attachment import refuse_adapted
-from contpeft.adapters.find import find_head, find_model, get_path, set_path
-from contpeft.adapters.fingerprint import base_model, base_tensors
+from contpeft.adapters.composing import Composed, Composer
+from contpeft.adapters.find import find_model
 from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
-from contpeft.adapters.heads import build_head, head_spec
+from contpeft.adapters.head_place import HeadPlace
+from contpeft.adapters.heads import head_spec
+from contpeft.adapters.mixed import Mixed, MixedHead
+from contpeft.adapters.residents import Residents
+from contpeft.adapters.seal import Seal
 from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
-from contpeft.spec import AdapterState, Base, BaseModel, Single, Sum, Version
+from contpeft.spec import AdapterState, Base, BaseModel, Part, Single, Version
 
 __all__ = ["AdaptedModel", "AnySpec", "Load"]
 
@@ -39,8 +42,8 @@ class AdaptedModel:
         module: the user's module.
         model: the transformers model in it.
         model_path: the dotted path of ``model`` in ``module``.
-        head_path: the dotted path of the head in ``module``; None when there is none.
         attachment: the adapter that is attached, or None.
+        residents: adapters that stay made for the model after they have answered.
     """
 
     def __init__(self, module: nn.Module, model: str | None = None, head: str | None = None) -> None:
@@ -48,14 +51,13 @@ class AdaptedModel:
         self.model_path, self.model = find_model(module, model)
         refuse_adapted(self.model)
         self.attachment: Attached | None = None
-        self._base: BaseModel | None = None
-        self._seal: list[tuple[int, int, torch.dtype]] = []
+        self.residents = Residents()
+        self._lent = ExitStack()
+        self._composer = Composer(self.model, self.check_base, self.residents)
+        self._seal = Seal()
         self._intact: BaseModel | None = None
         self._flags: dict[nn.Parameter, bool] | None = None
-        self.head_path: str | None = None
-        self._placed: nn.Module | None = None
-        self._own_head: nn.Module | None = None
-        self._place_head(head)
+        self._place = HeadPlace(module, self.model, self.model_path, head)
 
     @classmethod
     def of(cls, module: nn.Module, *, model: str | None = None, head: str | None = None) -> AdaptedModel:
@@ -76,7 +78,7 @@ class AdaptedModel:
         if known is None or known.model is not find_model(module, path)[1]:
             known = vars(module)[_ATTRIBUTE] = cls(module, path, head)
         elif head is not None and head != known.head_path:
-            known._place_head(head)
+            known._place = HeadPlace(module, known.model, known.model_path, head)
         return known
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -86,7 +88,12 @@ class AdaptedModel:
     @property
     def head(self) -> nn.Module | None:
         """The head, or None."""
-        return None if self.head_path is None else get_path(self.module, self.head_path)
+        return self._place.head
+
+    @property
+    def head_path(self) -> str | None:
+        """The dotted path of the head in the module; None when there is none."""
+        return self._place.path
 
     @property
     def active(self) -> bool:
@@ -99,19 +106,11 @@ class AdaptedModel:
         Raises:
             SpecError: if the module has no place for a head.
         """
-        if self.head_path is None:
-            raise SpecError(
-                f"{type(self.module).__name__} has no head to replace; name its place with head='...'"
-            )
-        self._remember_own_head()
-        self._placed = head.to(self.device)
-        set_path(self.module, self.head_path, self._placed)
+        self._place.put(head)
 
     def reset_head(self) -> None:
         """Puts back the user's own head as it was first seen, for a task that starts afresh."""
-        self._remember_own_head()
-        if self._own_head is not None:
-            self.set_head(_copied(self._own_head))
+        self._place.reset()
 
     @property
     def device(self) -> torch.device:
@@ -122,11 +121,7 @@ class AdaptedModel:
     def base(self) -> BaseModel:
         """The base model's identity; computed once, again after a tensor was written or replaced."""
         with self._set_aside():
-            head = self._inner_head()
-            seal = [(id(t), t._version, t.dtype) for t in base_tensors(self.model, head).values()]
-            if self._base is None or seal != self._seal:
-                self._base, self._seal = base_model(self.model, head), seal
-        return self._base
+            return self._seal.identity(self.model, self._place.inner)
 
     def verify_base(self) -> BaseModel:
         """Returns the base's identity, computed anew.
@@ -134,7 +129,8 @@ class AdaptedModel:
         Raises:
             IntegrityError: if the base is no longer what it was when the adapter was attached.
         """
-        before, self._base = self._intact or self.base, None
+        before = self._intact or self.base
+        self._seal.break_open()
         if self.base != before:
             raise IntegrityError(
                 f"base model {before.name!r} has changed while adapters were trained: "
@@ -149,7 +145,7 @@ class AdaptedModel:
             SpecError: if the spec does not fit the model, or an adapter is attached already.
             UnsupportedError: if it would change more than the modules it is applied to.
         """
-        head = self._inner_head()
+        head = self._place.inner
         return self._put_in(lambda: attach_fresh(self.model, spec, head))
 
     def attach_fusion(
@@ -170,6 +166,34 @@ class AdaptedModel:
             self.check_base(version)
         return self._put_in(lambda: FusionAttachment(self.model, members, options))
 
+    def attach_over(self, below: Part, load: Load, spec: AnySpec) -> Attached:
+        """Attaches a fresh adapter over stored ones, which compute with it and stay as they are.
+
+        Only the new one is trained and stored; it answers with them: ``Stack((below, own))``.
+
+        Args:
+            below: the versions under it.
+            load: gives a version's entry and weights.
+            spec: how the fresh adapter is made.
+
+        Raises:
+            SpecError: as for :meth:`attach`.
+            BaseMismatchError: if a version below was trained on another base model.
+            UnsupportedError: if they cannot be composed so.
+        """
+        head = self._place.inner
+
+        def make() -> Attached:
+            with ExitStack() as lent:
+                guests = self._composer.guests(below, load, lent)
+                own = attach_fresh(self.model, spec, head)
+                own.remove()
+                made = Composed(self.model, guests, own)
+                self._lent = lent.pop_all()
+            return made
+
+        return self._put_in(make)
+
     def attach_state(self, state: AdapterState) -> Attached:
         """Attaches a stored adapter to be trained on.
 
@@ -181,6 +205,7 @@ class AdaptedModel:
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
         self._take_out()
+        self._lent.close()
         self._intact = None
         if self._flags is not None:
             for parameter, flag in self._flags.items():
@@ -195,7 +220,10 @@ class AdaptedModel:
         """
         if self._flags is None:
             self._flags = {p: p.requires_grad for p in self.module.parameters()}
-        trainable = [*(self.attachment.trainable() if self.attachment else ()), *self._head_parameters()]
+        trainable = [
+            *(self.attachment.trainable() if self.attachment else ()),
+            *(self.head.parameters() if self.head else ()),
+        ]
         chosen = {id(p) for p in trainable}
         for parameter in self.module.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
@@ -228,12 +256,11 @@ class AdaptedModel:
         return AdapterState(kind, config, tensors, None if head is None else head_spec(head, classes))
 
     @contextmanager
-    def applied(self, composition: Base | Single | Sum, load: Load | None = None) -> Iterator[None]:
+    def applied(self, composition: Base | Part, load: Load | None = None) -> Iterator[None]:
         """Lets ``composition`` answer inside the block; leaving it restores the module exactly.
 
         Args:
-            composition: the base alone (the head stays), or one stored version or a sum of several, with its
-                head or that of another one.
+            composition: the base alone (the head stays), or what one head answers for.
             load: gives a version's entry and weights; needed for a stored version.
 
         Raises:
@@ -241,18 +268,60 @@ class AdaptedModel:
             SpecError: if the version does not fit the model, or the other one has no head to lend.
         """
         head = self.head
-        with self._set_aside(), ExitStack() as beside:
+        with self._set_aside(), ExitStack() as lent:
             try:
                 if not isinstance(composition, Base):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    if isinstance(composition, Sum):
-                        self._put_beside(composition, load, beside)
-                    else:
-                        self._install_guest(composition, load)
+                    self.attachment = self._composer.composed(composition, load, lent)
+                    self.load_head(self._composer.answering_head(composition, load))
                 yield
             finally:
                 if head is not None and self.head is not head:
+                    self.set_head(head)
+
+    def mixed(self, choices: Sequence[Single], load: Load) -> Mixed:
+        """Returns versions that can answer the rows of one batch together; see :meth:`applied_by_row`.
+
+        Args:
+            choices: LoRA adapters of any mix of ranks and modules, each with its head or another's.
+            load: gives a version's entry and weights.
+
+        Raises:
+            BaseMismatchError: if one was trained on another base model.
+            SpecError: if one does not fit the model, or has no head.
+            UnsupportedError: if one is no LoRA adapter of linear layers and embeddings.
+        """
+        states, heads = [], []
+        for single in choices:
+            version, state = load(single.ref)
+            self.check_base(version)
+            states.append(state)
+            heads.append(self._composer.lent_head(single.ref, single.answering, load))
+        stack = StackedLora(states, self.device)
+        built = tuple(self._place.built(state).to(self.device) for state in heads)
+        return Mixed(stack, built, tuple(state.head.classes if state.head else () for state in heads))
+
+    @contextmanager
+    def applied_by_row(self, mixed: Mixed, rows: Sequence[int] | Tensor) -> Iterator[None]:
+        """Lets each row of a batch be answered by its own version inside the block.
+
+        The head's scores are as wide as the widest head in the batch, ``-inf`` beyond a row's own labels.
+
+        Args:
+            mixed: the versions.
+            rows: ``(B,)``, which of them answers each row.
+
+        Raises:
+            SpecError: if a row names a version that is not there, or the batch has other rows.
+        """
+        index, head = mixed.index(rows, self.device), self.head
+        with self._set_aside(), mixed.stack.by_row(self.model, index):
+            try:
+                self.set_head(MixedHead(mixed.heads, index))
+                yield
+            finally:
+                if head is not None:
                     self.set_head(head)
 
     def check_base(self, version: Version) -> None:
@@ -283,65 +352,8 @@ class AdaptedModel:
         Raises:
             SpecError: if the stored tensors do not fit the user's head.
         """
-        if state.head is None:
-            return
-        if state.head.kind != "own":
-            with torch.inference_mode(False):
-                self.set_head(build_head(state.head, state.head_tensors()))
-            return
-        self._remember_own_head()
-        stored = state.head_tensors()
-        if self._own_head is None or _shapes(self._own_head.state_dict()) != _shapes(stored):
-            raise SpecError(
-                f"the stored head ({state.head.options.get('module')}) does not fit "
-                f"{type(self.module).__name__}.{self.head_path}; "
-                "build the module with the head it was trained with"
-            )
-        head = _copied(self._own_head)
-        with torch.inference_mode(False):
-            head.load_state_dict(stored)
-        self.set_head(head)
-
-    def _place_head(self, path: str | None) -> None:
-        self.head_path = find_head(self.module, self.model, self.model_path, path)
-        self._remember_own_head()
-
-    def _remember_own_head(self) -> None:
-        """Keeps the user's head as it is when first seen, whenever the user has put another in place."""
-        if self.head is not self._placed:
-            self._placed = self.head
-            self._own_head = None if self.head is None else _copied(self.head)
-
-    def _install_guest(self, single: Single, load: Load) -> None:
-        version, state = load(single.ref)
-        self.check_base(version)
-        if state.adapter_tensors():
-            self.attachment = attach_stored(self.model, state, load)
-            for parameter in self.attachment.parameters():
-                parameter.requires_grad_(False)
-        self.load_head(state if single.head is None else self._lent_head(single.ref, single.head, load))
-
-    def _put_beside(self, total: Sum, load: Load, beside: ExitStack) -> None:
-        states = []
-        for ref, _ in total.parts:
-            version, state = load(ref)
-            self.check_base(version)
-            states.append(state)
-        stack = StackedLora(states, self.device)
-        beside.enter_context(stack.summed(self.model, [weight for _, weight in total.parts]))
-        self.load_head(self._lent_head(str(total), total.answering, load))
-
-    def _lent_head(self, what: str, ref: str, load: Load) -> AdapterState:
-        """Returns the version whose head another adapter answers with."""
-        lender, state = load(ref)
-        self.check_base(lender)
-        if state.head is None:
-            raise SpecError(f"{lender.ref} has no head that {what} could answer with")
-        if state.head.kind == "statistics":
-            raise SpecError(
-                f"the head of {lender.ref} is class statistics of the bare base; {what} cannot answer with it"
-            )
-        return state
+        if state.head is not None:
+            self._place.put(self._place.built(state))
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:
@@ -369,20 +381,3 @@ class AdaptedModel:
         if self.attachment is not None:
             self.attachment.remove()
             self.attachment = None
-
-    def _inner_head(self) -> nn.Module | None:
-        """Returns the head if it sits inside the transformers model."""
-        head = self.head
-        return head if head is not None and any(head is each for each in self.model.modules()) else None
-
-    def _head_parameters(self) -> list[nn.Parameter]:
-        return [] if self.head is None else list(self.head.parameters())
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _copied(head: nn.Module) -> nn.Module:
-    with torch.inference_mode(False):  # so that the copy can be trained
-        return copy.deepcopy(head)

@@ -9,7 +9,7 @@ from torch import nn
 
 from contpeft.adapters.attached import Attached
 
-__all__ = ["Place", "Places", "fill"]
+__all__ = ["Place", "Places", "fill", "set_mode"]
 
 
 class Place(NamedTuple):
@@ -54,9 +54,9 @@ class Places(Attached):
         own = {id(p): p for place in self._layers for p in place.module.parameters() if id(p) not in base}
         return list(own.values())
 
-    def train(self) -> None:
-        """Puts the layers' own modules in train mode, the base's left as they are."""
-        self._set_mode(self._layers, True)
+    def train(self, mode: bool = True) -> None:
+        """Puts the layers' own modules in train mode, or in eval mode, the base's left as they are."""
+        set_mode(self._layers, self._base, training=mode)
 
     def install(self) -> None:
         """Puts the layers into the model; nothing happens if they are there."""
@@ -70,12 +70,14 @@ class Places(Attached):
             fill(self._base)
             self.installed = False
 
-    def _set_mode(self, layers: Iterable[Place], training: bool) -> None:
-        base = {id(module) for place in self._base for module in place.module.modules()}
-        for layer in layers:
-            for module in layer.module.modules():
-                if id(module) not in base:
-                    module.training = training
+
+def set_mode(layers: Iterable[Place], base: Iterable[Place], *, training: bool) -> None:
+    """Puts the modules of ``layers`` in train or eval mode, those of ``base`` left as they are."""
+    own = {id(module) for place in base for module in place.module.modules()}
+    for layer in layers:
+        for module in layer.module.modules():
+            if id(module) not in own:
+                module.training = training
 
 
 def fill(places: Iterable[Place]) -> None:

@@ -7,7 +7,7 @@ what one costs, and nothing has to be put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,12 +86,15 @@ class StackedLora:
         return site.a[:-1], site.b[:-1]
 
     @contextmanager
-    def summed(self, model: nn.Module, weights: Sequence[float]) -> Iterator[None]:
+    def summed(
+        self, model: nn.Module, weights: Sequence[float], modules: Iterable[str] | None = None
+    ) -> Iterator[None]:
         """Lets every row be answered by the weighted sum of all adapters inside the block.
 
         Args:
             model: the model they were trained on.
             weights: one for each adapter.
+            modules: those of :attr:`modules` that are changed; None for all.
 
         Raises:
             SpecError: if there are more or fewer weights than adapters, or a layer is missing.
@@ -110,7 +113,7 @@ class StackedLora:
 
             return add
 
-        with self._hooked(model, hook):
+        with self._hooked(model, hook, self.modules if modules is None else modules):
             yield
 
     @contextmanager
@@ -143,14 +146,16 @@ class StackedLora:
 
             return add
 
-        with self._hooked(model, hook):
+        with self._hooked(model, hook, self.modules):
             yield
 
     @contextmanager
-    def _hooked(self, model: nn.Module, make: Callable[[_Site], Callable[..., Tensor]]) -> Iterator[None]:
+    def _hooked(
+        self, model: nn.Module, make: Callable[[_Site], Callable[..., Tensor]], modules: Iterable[str]
+    ) -> Iterator[None]:
         with ExitStack() as hooks:
-            for module, site in self._sites.items():
-                handle = _layer(model, module).register_forward_hook(make(site))
+            for module in modules:
+                handle = _layer(model, module).register_forward_hook(make(self._sites[module]))
                 hooks.callback(handle.remove)
             yield
 

@@ -5,7 +5,20 @@ digest.
 """
 
 from contpeft.spec.adapter import AdapterSpec, AdapterState, HeadSpec
-from contpeft.spec.composition import Base, Composition, Route, Single, Sum, composition_from_json
+from contpeft.spec.composition import (
+    Base,
+    Composition,
+    Drop,
+    Fuse,
+    Parallel,
+    Part,
+    Route,
+    Single,
+    Stack,
+    Sum,
+    average,
+    composition_from_json,
+)
 from contpeft.spec.refs import AdapterRef, check_name
 from contpeft.spec.task import PROTOCOLS, Protocol, Score, Task
 from contpeft.spec.version import BaseModel, Parent, Version
@@ -18,15 +31,21 @@ __all__ = [
     "Base",
     "BaseModel",
     "Composition",
+    "Drop",
+    "Fuse",
     "HeadSpec",
+    "Parallel",
     "Parent",
+    "Part",
     "Protocol",
     "Route",
     "Score",
     "Single",
+    "Stack",
     "Sum",
     "Task",
     "Version",
+    "average",
     "check_name",
     "composition_from_json",
 ]

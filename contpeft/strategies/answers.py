@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from contpeft.adapters import Rule
 from contpeft.spec import Composition, Route, Single, Version
 from contpeft.strategies.context import Context
+from contpeft.strategies.init import stack_of
 
-__all__ = ["ByStatistics", "Latest", "RouteByStatistics"]
+__all__ = ["ByStatistics", "Latest", "RouteByStatistics", "Stacked"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,16 @@ class Latest:
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns the version just registered."""
         return {"main": Single(registered[0].ref)}
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """All adapters so far answer one over the other, with the head of the last."""
+
+    def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
+        """Returns the stack over every adapter so far, in task order."""
+        adapters = [v for v in (*context.history, *registered) if v.kind != "statistics"]
+        return {"main": stack_of(adapters)}
 
 
 @dataclass(frozen=True)

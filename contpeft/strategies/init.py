@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contpeft.spec import Parent
+from contpeft.spec import Parent, Part, Single, Stack, Sum, Version
 from contpeft.strategies.context import Context
 
-__all__ = ["Fresh", "FromLast", "NoAdapter"]
+__all__ = ["Fresh", "FromLast", "NoAdapter", "OnTop", "stack_of"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,26 @@ class FromLast:
         context.adapted.check_base(version)
         context.adapted.attach_state(state)
         return (Parent(version.ref, "continued"),)
+
+
+@dataclass(frozen=True)
+class OnTop(Fresh):
+    """A new adapter per task over all earlier ones, which compute with it and stay as they are."""
+
+    def start(self, context: Context) -> tuple[Parent, ...]:
+        """Attaches a fresh adapter over the earlier tasks', of which it is made; alone at the first task."""
+        below = [version for version in context.history if version.kind != "statistics"]
+        if not below:
+            return super().start(context)
+        context.adapted.attach_over(stack_of(below), context.load, context.spec)
+        return tuple(Parent(version.ref, "frozen") for version in below)
+
+
+def stack_of(versions: Sequence[Version]) -> Part:
+    """Returns versions one over the other, the first lowest; adapters of LoRA are added up exactly."""
+    if all(version.kind == "lora" for version in versions):
+        return Sum(tuple((version.ref, 1.0) for version in versions), versions[-1].ref)
+    return Stack(tuple(Single(version.ref) for version in versions))
 
 
 @dataclass(frozen=True)

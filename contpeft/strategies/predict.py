@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from contpeft.adapters import AdaptedModel, Load, StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import AdapterState, Base, Composition, Route, Single, Sum, Version
+from contpeft.spec import AdapterState, Base, Composition, Parallel, Part, Route, Single, Version
 from contpeft.strategies.features import Features
 
 __all__ = ["Answerer", "best_labels", "task_choice"]
@@ -49,6 +50,8 @@ class Answerer:
         """
         if isinstance(composition, Route):
             return self._routed(composition, inputs, digest, among)
+        if isinstance(composition, Parallel):
+            return self._together(composition, inputs, digest, among)
         if isinstance(composition, Base):
             raise SpecError("the bare base has no head to answer with; compose a stored version")
         return self._single(composition, inputs, digest, among)
@@ -73,16 +76,25 @@ class Answerer:
                 labels[row] = label
         return labels
 
+    def _together(
+        self, parallel: Parallel, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+    ) -> list[str]:
+        told: dict[str, list[Tensor]] = {}
+        for choice in parallel.choices:
+            scores, classes = self.scores(choice, inputs, digest)
+            for label, probability in zip(classes, scores.double().softmax(1).T, strict=True):
+                told.setdefault(label, []).append(probability)
+        means = torch.stack([torch.stack(each).mean(0) for each in told.values()], 1)
+        return best_labels(means, tuple(told), among, str(parallel))
+
     def _single(
-        self, single: Single | Sum, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+        self, single: Part, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
         scores, classes = self.scores(single, inputs, digest)
         return best_labels(scores, classes, among, single.answering)
 
-    def scores(
-        self, single: Single | Sum, inputs: Sequence[Any], digest: str
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Returns the scores ``(n, C)`` of one version or a sum of several, and the label of each column.
+    def scores(self, single: Part, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Returns the scores ``(n, C)`` of what one head answers for, and the label of each column.
 
         Raises:
             SpecError: if the head does not know its labels.
@@ -132,5 +144,5 @@ def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | N
 
 
 def task_choice(composition: Composition, group: int) -> Composition:
-    """Returns what answers when the task is known: its own choice of a route, else the composition."""
-    return composition.choices[group] if isinstance(composition, Route) else composition
+    """Returns what answers when the task is known: its own choice among several, else the composition."""
+    return composition.choices[group] if isinstance(composition, Route | Parallel) else composition

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.errors import NotFoundError, suggest
-from contpeft.strategies.answers import ByStatistics, RouteByStatistics
+from contpeft.strategies.answers import ByStatistics, RouteByStatistics, Stacked
 from contpeft.strategies.consolidate import GatherStatistics
 from contpeft.strategies.head import Cosine, Linear
-from contpeft.strategies.init import Fresh, FromLast, NoAdapter
+from contpeft.strategies.init import Fresh, FromLast, NoAdapter, OnTop
 from contpeft.strategies.recipe import Recipe
 
 __all__ = ["RECIPES", "find_recipe"]
@@ -29,6 +29,9 @@ ISOLATED = Recipe(
 )
 """An adapter and head per task; the task is inferred by LDA on the frozen features."""
 
+INCREMENTAL_SUM = Recipe(init=OnTop(), head=Cosine(grow=True), answers=Stacked())
+"""An adapter per task over all earlier ones, which are frozen; one growing head."""
+
 JOINT = Recipe(init=Fresh(), head=Cosine(), joint=True)
 """All tasks at once, with the same number of passes over each example as the others."""
 
@@ -36,6 +39,7 @@ RECIPES: dict[str, Recipe] = {
     "frozen": FROZEN,
     "sequential": SEQUENTIAL,
     "isolated": ISOLATED,
+    "incremental-sum": INCREMENTAL_SUM,
     "joint": JOINT,
     "sequential-linear": replace(SEQUENTIAL, head=Linear(grow=True)),
     "isolated-linear": replace(ISOLATED, head=Linear()),

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from adapters_tiny import IDS, WIDTH, bert, distilbert, gpt2, llama, t5, vit
 from numpy.typing import NDArray
-from peft.tuners.tuners_utils import BaseTunerLayer
 from scipy.special import erf, expit
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, MT5EncoderModel
@@ -111,7 +110,7 @@ class Seen:
 
 def plain(module: nn.Module) -> nn.Module:
     """Returns the base's own module, whatever is around it."""
-    return plain(module.base_layer) if isinstance(module, BaseTunerLayer) else module
+    return plain(module.base_layer) if hasattr(module, "base_layer") else module
 
 
 def find(module: nn.Module, path: str) -> nn.Module:

@@ -114,7 +114,7 @@ def test_members_that_no_site_keeps_are_no_longer_needed(store: AdapterStore) ->
         assert isinstance(adapted.attachment, FusionAttachment)
         assert adapted.attachment.config_json() == small.config
         weights = {path: layer.a.shape[:2] for path, layer in fused(adapted).items()}
-    assert asked == ["small@1", "mail@1", "calls@1"]
+    assert set(asked) == {"small@1", "mail@1", "calls@1"}
     assert look(adapted.module) == before
     assert weights[QUERY] == (2, 4)  # filled up to the rank of what is there, 4 and 3
     assert weights[OUTPUT] == (1, 0)  # calls does not change this layer

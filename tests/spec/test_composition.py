@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Composition, Route, Single, Sum, composition_from_json
+from contpeft.spec import (
+    Base,
+    Composition,
+    Drop,
+    Fuse,
+    Parallel,
+    Part,
+    Route,
+    Single,
+    Stack,
+    Sum,
+    average,
+    composition_from_json,
+)
 
 LENT = Single("both@1", "mail@3")
 
@@ -28,11 +43,23 @@ LENT = Single("both@1", "mail@3")
             '{"type": "route", "router": "lda@2", "choices": [{"type": "single", "ref": "mail@3"}, '
             '{"type": "single", "ref": "both@1", "head": "mail@3"}]}',
         ),
+        (
+            Drop(Stack((Single("a@1"), Sum((("b@1", 1.0),))), "a@1"), (2, 0)),
+            '{"type": "drop", "part": {"type": "stack", "parts": [{"type": "single", "ref": "a@1"}, '
+            '{"type": "sum", "parts": [{"ref": "b@1", "weight": 1.0}]}], "head": "a@1"}, "layers": [0, 2]}',
+        ),
+        (
+            Parallel((Single("a@1"), Fuse(("a@1", "b@1"), "f@1"))),
+            '{"type": "parallel", "choices": [{"type": "single", "ref": "a@1"}, {"type": "fuse", "over": '
+            '[{"ref": "a@1"}, {"ref": "b@1"}], "fusion": "f@1"}]}',
+        ),
     ],
 )
 def test_json_is_as_it_was_and_comes_back(composition: Composition, text: str) -> None:
     assert json.dumps(composition.to_json()) == text
-    assert composition_from_json(json.loads(text)) == composition
+    again = composition_from_json(json.loads(text))
+    assert again.to_json() == composition.to_json()
+    assert again.digest(str) == composition.digest(str)
 
 
 def test_a_lent_head_is_needed_too() -> None:
@@ -76,5 +103,64 @@ def test_a_sum_tells_what_it_needs_and_who_answers() -> None:
 def test_a_route_may_choose_sums() -> None:
     route = Route("lda@2", (Single("mail@3"), Sum((("a@1", 1.0),))))
     assert composition_from_json(route.to_json()) == route
-    with pytest.raises(SpecError, match="base cannot be a choice of a route"):
+    with pytest.raises(SpecError, match="base cannot be inside another composition"):
         composition_from_json({"type": "route", "router": "lda@2", "choices": [{"type": "base"}]})
+
+
+REFS = st.sampled_from(["a@1", "b@2", "c@3"])
+SINGLES = st.builds(Single, REFS, st.none() | REFS)
+SUMS = st.builds(
+    Sum, st.lists(st.tuples(REFS, st.floats(-2, 2)), min_size=1, max_size=3).map(tuple), st.none() | REFS
+)
+FUSED = st.builds(Fuse, st.lists(REFS, min_size=2, max_size=3).map(tuple), REFS, st.none() | REFS)
+PARTS: st.SearchStrategy[Part] = st.recursive(
+    SINGLES | SUMS | FUSED,
+    lambda inner: (
+        st.builds(Stack, st.lists(inner, min_size=1, max_size=3).map(tuple), st.none() | REFS)
+        | st.builds(Drop, inner, st.sets(st.integers(0, 5)).map(sorted).map(tuple))
+    ),
+    max_leaves=5,
+)
+ALL = (
+    PARTS
+    | st.builds(Route, REFS, st.lists(PARTS, max_size=3).map(tuple))
+    | st.builds(Parallel, st.lists(PARTS, min_size=1, max_size=3).map(tuple))
+)
+
+
+@given(ALL)
+def test_any_nesting_comes_back_from_json_and_names_all_it_needs(composition: Composition) -> None:
+    told = json.loads(json.dumps(composition.to_json()))
+    assert composition_from_json(told) == composition
+    named = {text for text in json.dumps(told).split('"') if "@" in text}
+    assert set(composition.refs()) == named
+    assert all(ref in str(composition) for ref in named)
+    renamed = {"a@1": "x", "b@2": "y", "c@3": "z"}
+    copy = json.loads(json.dumps(told).replace("a@1", "q@9"))
+    assert composition_from_json(copy).digest({**renamed, "q@9": "x"}.__getitem__) == composition.digest(
+        renamed.__getitem__
+    )
+
+
+def test_whose_head_answers() -> None:
+    stack = Stack((Single("a@1"), Sum((("b@1", 1.0),), "c@1")))
+    assert [each.answering for each in (stack, Drop(stack, (0,)), Fuse(("a@1", "b@1"), "f@1"))] == [
+        *("c@1", "c@1", "f@1")
+    ]
+    assert Stack((Single("a@1"),), "z@1").answering == "z@1"
+    assert Drop(Single("a@1", "h@1"), ()).head == "h@1"
+    assert average("a@1", "b@1") == Sum((("a@1", 0.5), ("b@1", 0.5)))
+    assert average("a@1", "b@1").digest(str) == Sum((("a@1", 0.5), ("b@1", 0.5))).digest(str)
+
+
+def test_what_has_no_meaning_is_refused() -> None:
+    for make, message in (
+        (lambda: Stack(()), "a stack of nothing has no meaning"),
+        (lambda: Parallel(()), "nothing in parallel has no answer"),
+        (lambda: Drop(Single("a@1"), (0, -1)), "there is no layer -1"),
+        (lambda: average(), "a sum of no versions has no meaning"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            make()
+    with pytest.raises(SpecError, match=r"route\(lda@2: a@1\) cannot be inside another composition"):
+        composition_from_json({"type": "stack", "parts": [Route("lda@2", (Single("a@1"),)).to_json()]})

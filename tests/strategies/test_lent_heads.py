@@ -11,9 +11,9 @@ from strategies_tiny import Classifier, Way, examples, learnt, same
 
 from contpeft.adapters import AdaptedModel, build_head
 from contpeft.errors import BaseMismatchError, SpecError
-from contpeft.spec import AdapterState, Route, Single
+from contpeft.spec import AdapterState, Parallel, Route, Single
 from contpeft.store import AdapterStore
-from contpeft.strategies import composition_key, find_recipe
+from contpeft.strategies import composition_key, find_recipe, task_choice
 
 ONE, TWO = "way.one@1", "way.two@1"
 
@@ -55,6 +55,18 @@ def test_a_route_sends_rows_to_lent_heads(way: Way) -> None:
     own = Route("way.lda@2", (Single(ONE), Single(TWO)))
     lent = Route("way.lda@2", (Single("bare@1", ONE), Single(TWO)))
     assert predict(way, lent, inputs) == predict(way, own, inputs)
+
+
+def test_in_parallel_every_label_gets_the_mean_of_its_probabilities(way: Way) -> None:
+    inputs, _ = examples("abcd", 4, seed=3)
+    parallel = Parallel((Single(ONE), Single(TWO), Single(ONE)))
+    one, two = (way.answerer().scores(Single(ref), inputs, "x")[0].double().softmax(1) for ref in (ONE, TWO))
+    expected = ["abcd"[best] for best in torch.cat([one, two], 1).argmax(1).tolist()]
+    assert predict(way, parallel, inputs) == expected
+    shared = Parallel((Single(ONE), Single(TWO, ONE)))  # two adapters, one head: an ensemble
+    lent = way.answerer().scores(Single(TWO, ONE), inputs, "x")[0].double().softmax(1)
+    assert predict(way, shared, inputs) == ["ab"[best] for best in (one + lent).argmax(1).tolist()]
+    assert task_choice(parallel, 1) == Single(TWO)
 
 
 def test_answering_with_a_lent_head_leaves_the_model_as_it_was(way: Way) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from strategies_tiny import TASKS, Way, learnt, same
+from strategies_tiny import TASKS, Way, examples, learnt, same
 from torch import Tensor
 
 from contpeft.errors import NotFoundError, UnsupportedError
-from contpeft.spec import Parent, Route, Single
+from contpeft.spec import AdapterSpec, Parent, Route, Single, Stack, Sum
 from contpeft.store import AdapterStore
 from contpeft.strategies import (
     RECIPES,
@@ -29,7 +29,7 @@ from contpeft.strategies import (
 
 def test_recipes_are_found_by_name() -> None:
     assert set(RECIPES) == {
-        *("frozen", "sequential", "isolated", "joint"),
+        *("frozen", "sequential", "isolated", "incremental-sum", "joint"),
         *("sequential-linear", "isolated-linear", "joint-linear"),
     }
     assert all(find_recipe(name) is recipe for name, recipe in RECIPES.items())
@@ -68,6 +68,35 @@ def test_sequential_trains_one_adapter_on_and_on(store: AdapterStore) -> None:
     ]
     assert [answer for answer in way.answers] == [{"main": Single(f"way@{n}")} for n in (1, 2, 3)]
     assert way.history[2].head.classes == tuple("abcdef")
+
+
+def test_an_incremental_sum_learns_over_what_stays_as_it_is(store: AdapterStore) -> None:
+    way = learnt(store, find_recipe("incremental-sum"), tasks=2)
+    before = {version.ref: store.load(version.ref).tensors for version in way.history}
+    way.learn(2)
+    own = [f"way.{name}@1" for name in ("one", "two", "three")]
+    assert [version.ref for version in way.history] == own
+    assert [version.parents for version in way.history] == [
+        tuple(Parent(ref, "frozen") for ref in own[:n]) for n in range(3)
+    ]
+    assert all(same(store.load(ref).tensors, tensors) for ref, tensors in before.items())
+    assert way.answers == [{"main": Sum(tuple((ref, 1.0) for ref in own[:n]), own[n - 1])} for n in (1, 2, 3)]
+    context = way.context(2)
+    inputs, trained = [tuple(range(i, i + 6)) for i in range(20)], way.module
+    with torch.no_grad():
+        told = trained(trained.collate(inputs))
+    with context.adapted.applied(way.answers[2]["main"], context.load):
+        torch.testing.assert_close(context.features.scores(inputs), told, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_lora_is_stacked(store: AdapterStore) -> None:
+    way = Way(store, find_recipe("incremental-sum"), spec=AdapterSpec("houlsby", reduction_factor=4))
+    way.learn(0)
+    way.learn(1)
+    assert way.answers[1] == {"main": Stack((Single("way.one@1"), Single("way.two@1")))}
+    inputs, labels = examples("cd", 6, seed=3)
+    answered = way.answerer().predict(way.answers[1]["main"], inputs, "x", among=("c", "d"))
+    assert sum(map(str.__eq__, answered, labels)) >= 9
 
 
 def test_isolated_gives_every_task_its_own_and_routes(store: AdapterStore) -> None:

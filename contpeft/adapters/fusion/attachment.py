@@ -16,7 +16,7 @@ from contpeft.adapters.fusion.bottleneck import BOTTLENECKS, FusedBottleneck, bo
 from contpeft.adapters.fusion.layer import FusionOptions
 from contpeft.adapters.fusion.linear import FusedLinear, linear_sites
 from contpeft.adapters.fusion.members import Kept
-from contpeft.adapters.places import Place, Places, fill
+from contpeft.adapters.places import Place, Places, fill, set_mode
 from contpeft.errors import IntegrityError, SpecError, UnsupportedError
 from contpeft.spec import AdapterState, Version
 from contpeft.spec.lora import ROOT
@@ -69,7 +69,7 @@ class FusionAttachment(Places):
         device = next(model.parameters()).device
         for own, place in self.places():
             place.module.to(device)
-            self._set_mode([place], own.module.training)
+            set_mode([place], self._base, training=own.module.training)
         fill(layers)
 
     def trainable(self) -> list[nn.Parameter]:

@@ -15,8 +15,8 @@ from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptio
 from contpeft.adapters.fusion.members import Kept, chosen
 from contpeft.adapters.fusion.source import OutputTap, output_taps
 from contpeft.adapters.places import Place
-from contpeft.adapters.tuners.bottleneck import BottleneckLayer
-from contpeft.adapters.tuners.flows import FLOWS
+from contpeft.adapters.tuners.bottleneck import BottleneckLayer, Site
+from contpeft.adapters.tuners.flows import FLOWS, Add
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterState
 
@@ -42,6 +42,7 @@ class FusedBottleneck(nn.Module):
         UnsupportedError: if adapters differ in activation, or stand for what they read.
     """
 
+    below: tuple[Site, ...] = ()
     down: Tensor
     down_bias: Tensor
     up: Tensor
@@ -56,8 +57,8 @@ class FusedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer = site.base_layer
-        self._flow, self._tap = site.flow, site._tap
-        self._source = [] if source is None else [source]  # in a list, so that it is no child
+        self.flow, self._first = site.flow, [site]  # in a list, so that it is no child
+        self._source = [] if source is None else [source]
         self._activation = ACT2FN[_activation(layers)]
         width = max(_linears(layer)[0].out_features for layer in layers)
         parts = [_padded(layer, width) for layer in layers]
@@ -68,8 +69,17 @@ class FusedBottleneck(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         """Returns what the site computes; see :mod:`contpeft.adapters.tuners.flows`."""
-        x = self._tap[0].take() if self._tap else None
-        return FLOWS[self._flow](self.base_layer, self._added, x, *inputs)
+        return FLOWS[self.flow](self.base_layer, self.adds(), self.residual(), *inputs)
+
+    def residual(self) -> Tensor | None:
+        """Returns what the normalisation beside the site was given, where the flow needs it."""
+        for site in self.below:
+            site.residual()
+        return self._first[0].residual()
+
+    def adds(self) -> list[Add]:
+        """Returns what the fused adapters add, those of the sites below first."""
+        return [*(add for site in self.below for add in site.adds()), self._added]
 
     def _added(self, z: Tensor) -> Tensor:
         """Returns what the adapters add together, of the shape and type of what they read."""

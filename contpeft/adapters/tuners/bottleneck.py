@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -10,10 +10,31 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from contpeft.adapters.tuners.configs import BottleneckConfig
-from contpeft.adapters.tuners.flows import FLOWS
+from contpeft.adapters.tuners.flows import FLOWS, Add
 from contpeft.adapters.tuners.sites import Flow
 
-__all__ = ["BottleneckLayer", "ResidualTap"]
+__all__ = ["BottleneckLayer", "ResidualTap", "Site"]
+
+
+@runtime_checkable
+class Site(Protocol):
+    """A place of bottleneck adapters in a model.
+
+    Attributes:
+        flow: how they are put around the module.
+        below: the sites of the same flow that are stacked under it.
+    """
+
+    flow: Flow
+    below: tuple[Site, ...]
+
+    def residual(self) -> Tensor | None:
+        """Returns what the normalisation beside the site was given, where the flow needs it."""
+        ...
+
+    def adds(self) -> list[Add]:
+        """Returns what its adapters add, those of the sites below it first."""
+        ...
 
 
 class ResidualTap(nn.Module, BaseTunerLayer):
@@ -53,6 +74,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         tap: the normalisation that is given ``x``, where the flow needs that.
     """
 
+    # Stacked upon other adapters of the same place, a site answers for them too.
+    below: tuple[Site, ...] = ()
+
     adapter_layer_names: tuple[str, ...] = ("bottleneck_down", "bottleneck_up", "bottleneck_scaling")
     other_param_names = ("bottleneck_dropout", "settings")
 
@@ -88,12 +112,24 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, *inputs: Any) -> Tensor:
         """Returns what the site computes; see :mod:`contpeft.adapters.tuners.flows`."""
-        x = self._tap[0].take() if self._tap else None
+        x = self.residual()
         active = [each for each in self.active_adapters if each in self.settings]
         if self.disable_adapters or not active:
             untouched: Tensor = self.base_layer(*inputs)
             return untouched
-        return FLOWS[self.flow](self.base_layer, lambda z: self._added(z, active), x, *inputs)
+        return FLOWS[self.flow](self.base_layer, self.adds(), x, *inputs)
+
+    def residual(self) -> Tensor | None:
+        """Returns what the normalisation beside the site was given, where the flow needs it."""
+        for site in self.below:
+            site.residual()  # the same; taken, so that it is not kept
+        return self._tap[0].take() if self._tap else None
+
+    def adds(self) -> list[Add]:
+        """Returns what the adapters of this site add, those of the sites below it first."""
+        lower = [add for site in self.below for add in site.adds()]
+        active = [each for each in self.active_adapters if each in self.settings]
+        return [*lower, lambda z: self._added(z, active)]
 
     def _added(self, z: Tensor, active: list[str]) -> Tensor:
         """Returns what the active adapters add, of the shape and type of what they read."""

@@ -1,14 +1,17 @@
-"""What a site computes with an adapter around it: the module it was, and what the adapter adds.
+"""What a site computes with adapters around it: the module it was, and what the adapters add.
 
-``add`` is the sum of the adapters' own outputs ``u``, of shape ``(batch, time, hidden)`` as what they read.
+``adds`` are the outputs ``u`` of adapters, the lowest first, each a function of what it reads, of shape
+``(batch, time, hidden)``, to the same shape. Each reads what those below it have made of the sub-block's
+output (Pfeiffer et al., 2020, section 3.3), but those beside the FFN all read what that does.
 In all of these, adapters that return zeros leave every bit of what the module computes as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from contpeft.adapters.tuners.sites import Flow
@@ -17,41 +20,52 @@ __all__ = ["FLOWS", "Add", "Around", "Base"]
 
 Base = Callable[..., Tensor]
 Add = Callable[[Tensor], Tensor]
+Adds = Sequence[Add]
 Around = Callable[..., Tensor]
-"""Maps the module, ``add``, ``x`` if the site has a normalisation to take it from, and the module's inputs
+"""Maps the module, ``adds``, ``x`` if the site has a normalisation to take it from, and the module's inputs
 to what the site computes."""
 
 
-def _after(base: Base, add: Add, x: Tensor | None, *inputs: Any) -> Tensor:
+def _after(base: Base, adds: Adds, x: Tensor | None, *inputs: Any) -> Tensor:
     """Returns ``f + u(f)``."""
     f = base(*inputs)
-    return f + add(f)
+    for add in adds:
+        f = f + add(f)
+    return f
 
 
-def _inside_norm(norm: Base, add: Add, x: Tensor | None, total: Tensor) -> Tensor:
+def _inside_norm(norm: Base, adds: Adds, x: Tensor | None, total: Tensor) -> Tensor:
     """Returns ``LN(t + u(LN(t)))`` of the sum ``t = f + x``."""
-    return norm(total + add(norm(total)))
+    for add in adds:
+        total = total + add(norm(total))
+    return norm(total)
 
 
-def _into_sum(output: Base, add: Add, _: Tensor | None, hidden: Tensor, x: Tensor) -> Tensor:
+def _into_sum(output: Base, adds: Adds, _: Tensor | None, hidden: Tensor, x: Tensor) -> Tensor:
     """Returns ``LN(f + x + u(x))`` of a module that is given ``x`` to add it."""
-    return output(hidden, x + add(x))
+    return output(hidden, x + _all(adds, x))
 
 
-def _beside(base: Base, add: Add, _: Tensor | None, x: Tensor) -> Tensor:
+def _beside(base: Base, adds: Adds, _: Tensor | None, x: Tensor) -> Tensor:
     """Returns ``f + u(x)`` of an FFN that is given ``x`` itself."""
-    return base(x) + add(x)
+    return base(x) + _all(adds, x)
 
 
-def _around_sum(base: Base, add: Add, x: Tensor, *inputs: Any) -> Tensor:
+def _around_sum(base: Base, adds: Adds, x: Tensor, *inputs: Any) -> Tensor:
     """Returns ``f + u(f + x)``, to which the layer adds ``x``."""
     f = base(*inputs)
-    return f + add(f + x)
+    for add in adds:
+        f = f + add(f + x)
+    return f
 
 
-def _beside_sum(base: Base, add: Add, x: Tensor, *inputs: Any) -> Tensor:
+def _beside_sum(base: Base, adds: Adds, x: Tensor, *inputs: Any) -> Tensor:
     """Returns ``f + u(x)``, to which the layer adds ``x``."""
-    return base(*inputs) + add(x)
+    return base(*inputs) + _all(adds, x)
+
+
+def _all(adds: Adds, x: Tensor) -> Tensor:
+    return torch.stack([add(x) for add in adds]).sum(0) if len(adds) > 1 else adds[0](x)
 
 
 FLOWS: Final[Mapping[Flow, Around]] = {

@@ -1,0 +1,226 @@
+"""From a composition of stored versions to what computes in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from contpeft.adapters.attached import Attached
+from contpeft.adapters.attaching import Load, attach_stored
+from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.fusion import FUSION, members_of
+from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
+from contpeft.adapters.guests import Beside, Guest, InPlace, guest_of, paths_of
+from contpeft.adapters.residents import Residents
+from contpeft.adapters.stacked import StackedLora
+from contpeft.adapters.summed import summed_sites
+from contpeft.errors import IntegrityError, SpecError
+from contpeft.spec import AdapterState, Drop, Fuse, Part, Single, Stack, Sum, Version
+
+__all__ = ["Composed", "Composer"]
+
+
+class Composed(Attached):
+    """Several adapters in a model, one over the other; made installed.
+
+    Args:
+        model: the transformers model, with no adapter in it.
+        below: adapters that stay as they are, the lowest first.
+        own: the one on top, which may be trained; None if there is none.
+    """
+
+    def __init__(self, model: nn.Module, below: Sequence[Guest], own: Attached | None = None) -> None:
+        self._model, self._below, self._own = model, list(below), own
+        self._guests = [*below, *([] if own is None else [guest_of(own, model)])]
+        self._undo = ExitStack()
+        self.installed = False
+        self.install()
+
+    def install(self) -> None:
+        """Puts all in, each over those before it; nothing happens if they are there."""
+        if self.installed:
+            return
+        with ExitStack() as undo:
+            for guest in self._guests:
+                guest.put_in(self._model, undo)
+            self._undo = undo.pop_all()
+        self.installed = True
+
+    def remove(self) -> None:
+        """Takes all out; nothing happens if they are."""
+        if self.installed:
+            self._undo.close()
+            self.installed = False
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns the parameters of the adapter on top."""
+        return [] if self._own is None else self._own.parameters()
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Returns the parameters of the adapter on top that are trained."""
+        return [] if self._own is None else self._own.trainable()
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Returns the parameters of the adapter on top under their names in :meth:`tensors`."""
+        with self.removed():
+            return {} if self._own is None else self._own.named_parameters()
+
+    def train(self, mode: bool = True) -> None:
+        """Puts the adapter on top in train mode; those below stay in eval mode."""
+        for guest in self._below:
+            guest.eval()
+        if self._own is not None:
+            self._own.train(mode)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors of the adapter on top.
+
+        Raises:
+            SpecError: if there is none.
+        """
+        with self.removed():
+            return self._top().tensors()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Sets the tensors of the adapter on top.
+
+        Raises:
+            SpecError: if there is none, or they do not fit it.
+        """
+        with self.removed():
+            self._top().load(tensors)
+
+    def config_json(self) -> dict[str, Any]:
+        """Returns the configuration of the adapter on top.
+
+        Raises:
+            SpecError: if there is none.
+        """
+        return self._top().config_json()
+
+    def _top(self) -> Attached:
+        if self._own is None:
+            raise SpecError("a composition of stored versions has no tensors of its own; load the versions'")
+        return self._own
+
+
+class Composer:
+    """Makes what compositions of stored versions compute with, for one model.
+
+    Args:
+        model: the transformers model; nothing is in it while something is made.
+        check: refuses a version of another base.
+        residents: adapters that are made already.
+    """
+
+    def __init__(self, model: nn.Module, check: Callable[[Version], None], residents: Residents) -> None:
+        self._model, self._check, self._residents = model, check, residents
+
+    def composed(self, part: Part, load: Load, lent: ExitStack) -> Attached | None:
+        """Returns what answers for ``part``, in the model; None if that is the base itself.
+
+        Args:
+            part: the composition.
+            load: gives a version's entry and weights.
+            lent: gives back what was borrowed.
+
+        Raises:
+            BaseMismatchError: if a version was trained on another base.
+            SpecError: if one does not fit the model.
+            UnsupportedError: if they cannot be composed so.
+            IntegrityError: if a fusion is not over what it is said to be.
+        """
+        if isinstance(part, Single):
+            made = self._borrowed(part.ref, load, lent)
+            if made is not None:
+                made.install()
+            return made
+        return Composed(self._model, self.guests(part, load, lent))
+
+    def guests(self, part: Part, load: Load, lent: ExitStack, dropped: Collection[int] = ()) -> list[Guest]:
+        """Returns what answers for ``part``, the lowest first; nothing is in the model.
+
+        Args:
+            part: the composition.
+            load: gives a version's entry and weights.
+            lent: gives back what was borrowed.
+            dropped: layers without adapters.
+        """
+        if isinstance(part, Stack):
+            return [guest for each in part.parts for guest in self.guests(each, load, lent, dropped)]
+        if isinstance(part, Drop):
+            return self.guests(part.part, load, lent, {*dropped, *part.layers})
+        guest = self._guest(part, load, lent)
+        if guest is None:
+            return []
+        guest.dropped = dropped
+        return [guest]
+
+    def answering_head(self, part: Part, load: Load) -> AdapterState:
+        """Returns the version whose head answers; one that has none leaves the head as it is."""
+        if part.head is not None:
+            return self.lent_head(part.ref if isinstance(part, Single) else str(part), part.head, load)
+        return load(part.answering)[1]
+
+    def lent_head(self, what: str, ref: str, load: Load) -> AdapterState:
+        """Returns the version whose head another adapter answers with.
+
+        Args:
+            what: names the other adapter in an error.
+            ref: the version.
+            load: gives a version's entry and weights.
+
+        Raises:
+            BaseMismatchError: if it was trained on another base.
+            SpecError: if it has no head that could be lent.
+        """
+        lender, state = load(ref)
+        self._check(lender)
+        if state.head is None:
+            raise SpecError(f"{lender.ref} has no head that {what} could answer with")
+        if state.head.kind == "statistics":
+            raise SpecError(
+                f"the head of {lender.ref} is class statistics of the bare base; {what} cannot answer with it"
+            )
+        return state
+
+    def _guest(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack) -> Guest | None:
+        if isinstance(part, Sum):
+            return self._sum(part, load, lent)
+        if isinstance(part, Fuse):
+            self._check_fused(part, load)
+        made = self._borrowed(part.fusion if isinstance(part, Fuse) else part.ref, load, lent)
+        return None if made is None else guest_of(made, self._model)
+
+    def _borrowed(self, ref: str, load: Load, lent: ExitStack) -> Attached | None:
+        version, state = load(ref)
+        self._check(version)
+        if not state.adapter_tensors():
+            return None
+        make = partial(attach_stored, self._model, state, load)
+        return lent.enter_context(self._residents.borrowed(self._model, version, state, make))
+
+    def _check_fused(self, fuse: Fuse, load: Load) -> None:
+        state = load(fuse.fusion)[1]
+        over = members_of(state) if state.kind == FUSION else []
+        if over != list(fuse.over):
+            raise IntegrityError(
+                f"{fuse.fusion} is no fusion over {', '.join(fuse.over)}"
+                + (f", it is over {', '.join(over)}" if over else f"; it is of kind {state.kind!r}")
+            )
+
+    def _sum(self, total: Sum, load: Load, lent: ExitStack) -> Guest:
+        loaded = [load(ref) for ref, _ in total.parts]
+        for version, _ in loaded:
+            self._check(version)
+        weights = [weight for _, weight in total.parts]
+        kinds = {state.kind for _, state in loaded}
+        if not kinds <= {*BOTTLENECKS} or len(kinds) > 1:
+            stack = StackedLora([state for _, state in loaded], next(self._model.parameters()).device)
+            return Beside(stack, weights)
+        made = [cast(Attachment, self._borrowed(ref, load, lent)) for ref, _ in total.parts]
+        return InPlace(summed_sites(made, weights), paths_of(self._model), kinds.pop())

@@ -1,0 +1,67 @@
+"""Compositions of several heads: one is chosen for each row, or all of them answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from contpeft.errors import SpecError
+from contpeft.spec.composition.parts import Part
+from contpeft.spec.composition.value import Value
+
+__all__ = ["Parallel", "Route"]
+
+
+@dataclass(frozen=True)
+class Route(Value):
+    """A router infers which choice answers each row.
+
+    Attributes:
+        router: the version that infers the choice (class statistics of the frozen base).
+        choices: what may answer; choice ``k`` serves the task the router calls ``k``.
+    """
+
+    router: str
+    choices: tuple[Part, ...]
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return (self.router, *(ref for choice in self.choices for ref in choice.refs()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        choices = [choice.to_json() for choice in self.choices]
+        return {"type": "route", "router": self.router, "choices": choices}
+
+    def __str__(self) -> str:
+        return f"route({self.router}: {', '.join(map(str, self.choices))})"
+
+
+@dataclass(frozen=True)
+class Parallel(Value):
+    """All choices answer every row, and their probabilities are put together.
+
+    A label's score is the mean of its probabilities over the choices whose head knows it. So heads over the
+    same labels are an ensemble, and of heads over different ones the surest answers.
+
+    Attributes:
+        choices: what answers; choice ``k`` serves task ``k`` where the task is known.
+    """
+
+    choices: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        """Raises :class:`SpecError` if there is no choice."""
+        if not self.choices:
+            raise SpecError("nothing in parallel has no answer; give one choice at least")
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return tuple(ref for choice in self.choices for ref in choice.refs())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        return {"type": "parallel", "choices": [choice.to_json() for choice in self.choices]}
+
+    def __str__(self) -> str:
+        return f"parallel({', '.join(map(str, self.choices))})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from peft import PeftConfig
 from torch import nn
@@ -11,6 +12,7 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
 from contpeft.adapters.methods import make_config
+from contpeft.adapters.regimes import train_as
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Version
 
@@ -35,23 +37,37 @@ def attach_fresh(model: nn.Module, spec: AnySpec, head: nn.Module | None) -> Att
         SpecError: if the spec does not fit the model, which is as it was then.
         UnsupportedError: if it would change more than the modules it is applied to.
     """
-    return Attachment(model, make_config(spec, model, head))
+    attachment = Attachment(model, make_config(spec, model, head))
+    return _trained_as(attachment, spec, fresh=True)
 
 
-def attach_stored(model: nn.Module, state: AdapterState, load: Load | None = None) -> Attached:
+def attach_stored(
+    model: nn.Module, state: AdapterState, load: Load | None = None, spec: AnySpec | None = None
+) -> Attached:
     """Returns a stored adapter, installed in ``model``, with its weights.
 
     Args:
         model: the transformers model, with no adapter installed.
         state: the adapter.
         load: gives the versions that the adapter is made over, if it is.
+        spec: the method it is trained on with; what it is of for one that only answers.
 
     Raises:
         SpecError: if it does not fit the model, which is as it was then.
         IntegrityError: if a version it is over is not the one it was made over.
     """
     if state.kind != FUSION:
-        return Attachment.from_state(model, state)
+        return _trained_as(Attachment.from_state(model, state), spec, fresh=False)
     if load is None:
         raise SpecError("a fusion cannot be attached without the versions it is over")
     return FusionAttachment.from_state(model, state, [load(ref) for ref in members_of(state)])
+
+
+def _trained_as(attachment: Attachment, spec: AnySpec | None, *, fresh: bool) -> Attachment:
+    """Prepares an adapter for training; taken out again where the method refuses."""
+    with ExitStack() as undo:
+        undo.callback(attachment.remove)
+        if spec is not None:
+            train_as(attachment, spec, fresh=fresh)
+        undo.pop_all()
+    return attachment

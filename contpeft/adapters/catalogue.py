@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.attaching import attach_fresh
 from contpeft.adapters.find import find_head, get_path
-from contpeft.adapters.methods import make_config, method_names
+from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
 from contpeft.adapters.tuners import OWN_METHODS
+from contpeft.adapters.variants import base_method, is_plain
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging import RULES, rules_for
 from contpeft.merging.fuse import one_thread
@@ -27,7 +28,6 @@ __all__ = ["MethodRow", "catalogue", "reference_model"]
 
 # What methods that have no usual value for an option are listed with.
 _NEEDED: Final[dict[str, dict[str, Any]]] = {
-    "adalora": {"total_step": 1000},
     "c3a": {"block_size": 64},
     "trainable_tokens": {"token_indices": [0]},
     "vblora": {"vector_length": 64},
@@ -132,9 +132,9 @@ def _row(method: str, model: nn.Module, head: nn.Module | None, size: int) -> Me
         stored=stored,
         refused=refused,
         changes=note.changes if note else None,
-        merge=rules_for(method),
+        merge=rules_for(base_method(method)) if is_plain(method) else (),
         folder="contpeft" if method in OWN_METHODS else "alone",
-        served=method == "lora",
+        served=base_method(method) == "lora" and is_plain(method),
         paper=note.paper if note else None,
         link=note.link if note else None,
     )
@@ -144,7 +144,7 @@ def _measured(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> tu
     """Returns how many numbers a method trains and how many it stores."""
     with _silent(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        attachment = Attachment(model, make_config(spec, model, head))
+        attachment = attach_fresh(model, spec, head)
     try:
         trained = {id(p): p.numel() for p in attachment.trainable()}
         return sum(trained.values()), sum(t.numel() for t in attachment.tensors().values())

@@ -170,13 +170,18 @@ class AdaptedModel:
             self.check_base(version)
         return self._put_in(lambda: FusionAttachment(self.model, members, options))
 
-    def attach_state(self, state: AdapterState) -> Attached:
+    def attach_state(self, state: AdapterState, spec: AnySpec | None = None) -> Attached:
         """Attaches a stored adapter to be trained on.
+
+        Args:
+            state: the adapter.
+            spec: the method it is trained on with, if it is of that one: what a method freezes, or does
+                around each step, is no part of a stored adapter.
 
         Raises:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
-        return self._put_in(lambda: attach_stored(self.model, state))
+        return self._put_in(lambda: attach_stored(self.model, state, spec=spec))
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""

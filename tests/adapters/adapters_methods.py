@@ -32,6 +32,18 @@ quiet = pytest.mark.filterwarnings(
     "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
     "ignore:Unsupported layer type:UserWarning",
 )
+# Trains other parameters than the method of PEFT that its layers are of.
+OTHERWISE_TRAINED = {
+    "lora-fa": {"query.lora_B.current.weight", "value.lora_B.current.weight"},
+    **dict.fromkeys(
+        ("olora", "pissa"),
+        {
+            f"{place}.lora_{factor}.current.parametrizations.weight.original"
+            for place in ("query", "value")
+            for factor in "AB"
+        },
+    ),
+}
 each_method = pytest.mark.parametrize("method", method_names())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_methods import each_method, quiet, spec
+from adapters_methods import OTHERWISE_TRAINED, each_method, quiet, spec
 from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
 from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -24,7 +24,9 @@ INEXACT_START = {
     "fourierft": 1e-1,
     "frod": 1e-6,
     "hra": 1e-6,
+    "olora": 1e-6,
     "osf": 1e-6,
+    "pissa": 1e-6,
     "unilora": 1e-4,
     "vblora": 1e-4,
 }
@@ -66,6 +68,11 @@ def test_only_what_the_method_trains_and_the_head_get_gradients(method: str) -> 
     graded = {name for name, p in model.named_parameters() if p.grad is not None}
     assert graded == {name for name, p in model.named_parameters() if p.requires_grad}
     assert {id(p) for p in trainable} == {id(p) for p in model.parameters() if p.requires_grad}
+    if method in OTHERWISE_TRAINED:
+        adapter = graded - {"classifier.weight", "classifier.bias"}
+        assert {name.partition("self.")[2] for name in adapter} == OTHERWISE_TRAINED[method]
+        assert len(adapter) == len(attachment.trainable()) == 2 * len(OTHERWISE_TRAINED[method])
+        return
     # PEFT's own choice on an equal model.
     other = bert()
     get_peft_model(other, make_config(spec(method), other, other.classifier), adapter_name="current")
@@ -223,7 +230,7 @@ def test_an_option_that_reaches_beyond_the_adapter_is_refused(option: str, value
     ("refused", "reason"),
     [
         (AdapterSpec("lora", r=0), "`r` should be a positive integer"),
-        (AdapterSpec("adalora"), "`total_step`"),
+        (AdapterSpec("adalora", total_step=0), "`total_step`"),
         (AdapterSpec("c3a", block_size=7), "block size should be a factor"),
         # Fits the first target, not the second: there is a layer in the model when it fails.
         (

@@ -206,6 +206,8 @@ def _build(model: nn.Module, config: PeftConfig) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         # It does not know how wide a normalisation layer is, nor need it.
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+        # AdaLoRA's pattern names parameters; PEFT reads it as such only when it loads weights.
+        warnings.filterwarnings("ignore", message=r".*rank_pattern keys.*\.lora_E'", category=RuntimeWarning)
         try:
             return cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=_SLOT))
         except _REFUSALS as error:

@@ -32,17 +32,13 @@ quiet = pytest.mark.filterwarnings(
     "ignore:Sparse invariant checks are implicitly disabled:UserWarning",
     "ignore:Unsupported layer type:UserWarning",
 )
+_PARTS = ("query", "value")
+_HALVES = {f"{part}.lora_{ab}.current.parametrizations.weight.original" for part in _PARTS for ab in "AB"}
 # Trains other parameters than the method of PEFT that its layers are of.
 OTHERWISE_TRAINED = {
-    "lora-fa": {"query.lora_B.current.weight", "value.lora_B.current.weight"},
-    **dict.fromkeys(
-        ("olora", "pissa"),
-        {
-            f"{place}.lora_{factor}.current.parametrizations.weight.original"
-            for place in ("query", "value")
-            for factor in "AB"
-        },
-    ),
+    "lora-fa": {f"{part}.lora_B.current.weight" for part in _PARTS},
+    "olora": _HALVES,
+    "pissa": _HALVES,
 }
 each_method = pytest.mark.parametrize("method", method_names())
 

@@ -11,7 +11,8 @@ from torch import nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
-from contpeft.adapters.methods import make_config
+from contpeft.adapters.methods import make_config, method_of
+from contpeft.adapters.quantised import check_quantised
 from contpeft.adapters.regimes import train_as
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Version
@@ -37,7 +38,9 @@ def attach_fresh(model: nn.Module, spec: AnySpec, head: nn.Module | None) -> Att
         SpecError: if the spec does not fit the model, which is as it was then.
         UnsupportedError: if it would change more than the modules it is applied to.
     """
-    attachment = Attachment(model, make_config(spec, model, head))
+    config = make_config(spec, model, head)
+    check_quantised(method_of(config), model)
+    attachment = Attachment(model, config)
     return _trained_as(attachment, spec, fresh=True)
 
 

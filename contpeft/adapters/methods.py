@@ -28,7 +28,15 @@ from contpeft.adapters.variants import VARIANTS, base_method, double_rank, own_o
 from contpeft.errors import SpecError, UnsupportedError, suggest
 from contpeft.spec import AdapterSpec
 
-__all__ = ["VOLATILE", "check_spec", "config_from_json", "config_to_json", "make_config", "method_names"]
+__all__ = [
+    "VOLATILE",
+    "check_spec",
+    "config_from_json",
+    "config_to_json",
+    "make_config",
+    "method_names",
+    "method_of",
+]
 
 _SHORT_NAMES = {
     "activation": ("non_linearity",),
@@ -104,6 +112,11 @@ def make_config(
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = has_conv1d(model)
     return cast(PeftConfig, config)
+
+
+def method_of(config: PeftConfig) -> str:
+    """Returns the name of the method a configuration is of."""
+    return _name(config.peft_type)
 
 
 def config_to_json(config: PeftConfig) -> dict[str, Any]:

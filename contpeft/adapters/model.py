@@ -14,9 +14,10 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
 from contpeft.adapters.attachment import refuse_adapted
 from contpeft.adapters.find import find_head, find_model, get_path, set_path
-from contpeft.adapters.fingerprint import base_model, base_tensors
+from contpeft.adapters.fingerprint import base_model, base_seal
 from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
 from contpeft.adapters.heads import build_head, head_spec
+from contpeft.adapters.quantised import check_trainable
 from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import BaseMismatchError, IntegrityError, SpecError
 from contpeft.spec import AdapterState, Base, BaseModel, Single, Sum, Version
@@ -123,7 +124,7 @@ class AdaptedModel:
         """The base model's identity; computed once, again after a tensor was written or replaced."""
         with self._set_aside():
             head = self._inner_head()
-            seal = [(id(t), t._version, t.dtype) for t in base_tensors(self.model, head).values()]
+            seal = base_seal(self.model, head)
             if self._base is None or seal != self._seal:
                 self._base, self._seal = base_model(self.model, head), seal
         return self._base
@@ -381,7 +382,10 @@ class AdaptedModel:
         return head if head is not None and any(head is each for each in self.model.modules()) else None
 
     def _head_parameters(self) -> list[nn.Parameter]:
-        return [] if self.head is None else list(self.head.parameters())
+        if self.head is None:
+            return []
+        check_trainable(self.head)
+        return list(self.head.parameters())
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -8,7 +8,7 @@ factors ``[B, -B0]`` and ``[A; A0]``, and the same function of ``A`` and ``B``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -143,7 +143,13 @@ def _weight(name: str, layer: nn.Module) -> Tensor:
             f"{name!r} is a {type(base).__name__}, and the start is made of a linear layer's weight; "
             "leave it out of targets, or use method 'lora'"
         )
-    weight: Tensor = dequantize_module_weight(base).detach().float()
+    try:
+        weight = cast(Tensor, dequantize_module_weight(base)).detach().float()
+    except AttributeError as error:  # bitsandbytes makes the scales of 8-bit weights in the first pass
+        raise SpecError(
+            f"the weight of {name!r} ({type(base).__name__}) cannot be read; run the model once before, load "
+            "its base in 4 bits, or use method 'lora'"
+        ) from error
     return weight.T if isinstance(base, Conv1D) else weight
 
 

@@ -197,3 +197,31 @@ def test_a_step_without_finite_gradients_is_no_step() -> None:
     (adapted.module(IDS, labels=LABELS).loss * float("inf")).backward()
     dynamics.after_step(0)
     assert dynamics.state()["ipt"] == {}
+
+
+def test_scores_and_ranks_are_taken_up_again() -> None:
+    first, second = attached(), attached()
+    first.attachment.dynamics.prepare(STEPS)
+    second.attachment.dynamics.prepare(STEPS)
+
+    def step(adapted: AdaptedModel, number: int) -> None:
+        optimizer = torch.optim.SGD(adapted.train_only(), lr=0.5)
+        (adapted.module(IDS, labels=LABELS).loss + adapted.attachment.dynamics.loss()).backward()
+        optimizer.step()
+        adapted.attachment.dynamics.after_step(number)
+        optimizer.zero_grad()
+
+    for number in range(5):
+        step(first, number)
+    second.module.load_state_dict(first.module.state_dict())
+    kept = first.attachment.dynamics.state()
+    second.attachment.dynamics.resume(kept)
+    assert second.attachment.dynamics.state() == kept  # before a step is taken, too
+    for number in (5, 6):
+        step(first, number)
+        step(second, number)
+    one, two = (each.attachment.dynamics.state() for each in (first, second))
+    assert one["rank_pattern"] == two["rank_pattern"] is not None
+    for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+        assert len(one[name]) == 12
+        assert same(one[name], two[name])

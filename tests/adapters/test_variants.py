@@ -180,6 +180,21 @@ def test_the_frozen_half_is_no_parameter_and_does_not_move(method: str) -> None:
         assert not torch.equal(was[0], now[0]), name
 
 
+@pytest.mark.parametrize("method", ["pissa", "olora"])
+def test_both_halves_are_loaded(method: str) -> None:
+    model = bert()
+    state = trained(attached(model, method, r=4))
+    other = attached(bert(seed=1), method, r=4)
+    other.attachment.load(state.adapter_tensors())
+    assert same(other.attachment.tensors(), state.adapter_tensors())
+    broken = dict(state.adapter_tensors())
+    name = next(iter(broken))
+    broken[name] = broken[name][:3]
+    with pytest.raises(SpecError, match=f"stored tensor {name} has shape"):
+        other.attachment.load(broken)
+    assert same(other.attachment.tensors(), state.adapter_tensors())
+
+
 def test_a_stored_start_is_trained_on_by_its_own_half() -> None:
     spec = AdapterSpec("pissa", r=4)
     model = bert(**EXACT)

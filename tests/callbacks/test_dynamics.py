@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from callbacks_tiny import TinyModule, learn, quiet_trainer, same, task_loader
+from callbacks_tiny import Probe, TinyModule, learn, quiet_trainer, same, task_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,6 +133,9 @@ def test_a_resumed_fit_prunes_as_an_unbroken_one(store: AdapterStore, tmp_path: 
         trainer = quiet_trainer(*callbacks, checkpoints, epochs=4, enable_checkpointing=True)
         trainer.fit(TinyModule(dropout=0.0), task_loader(), ckpt_path=resume)
 
+    def look(trainer: Any, module: Any) -> dict[str, Tensor]:
+        return dict(AdaptedModel.of(module).attachment.dynamics.state()["exp_avg_ipt"])
+
     fit("whole")
     with pytest.raises(RuntimeError, match="stop"):
         fit("broken", StopAfter())
@@ -140,7 +143,9 @@ def test_a_resumed_fit_prunes_as_an_unbroken_one(store: AdapterStore, tmp_path: 
     kept = torch.load(checkpoint, weights_only=True)["callbacks"]["ContinualAdapter"]["dynamics"]
     assert set(kept) == {"ipt", "exp_avg_ipt", "exp_avg_unc", "rank_pattern"}
     with pytest.warns(UserWarning, match="exists and is not empty"):
-        fit("broken", resume=checkpoint)
+        fit("broken", begun := Probe(look), resume=checkpoint)
+    assert len(kept["exp_avg_ipt"]) == 12
+    assert same(begun.seen[0], kept["exp_avg_ipt"])
     assert same(dict(store.load("broken").tensors), dict(store.load("whole").tensors))
     assert store.show("broken").config == store.show("whole").config
 

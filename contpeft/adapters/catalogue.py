@@ -19,6 +19,7 @@ from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
 from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.tuners import OWN_METHODS
+from contpeft.adapters.variants import base_method, is_plain
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging import RULES, rules_for
 from contpeft.merging.fuse import one_thread
@@ -28,7 +29,6 @@ __all__ = ["MethodRow", "catalogue", "reference_model"]
 
 # What methods that have no usual value for an option are listed with.
 _NEEDED: Final[dict[str, dict[str, Any]]] = {
-    "adalora": {"total_step": 1000},
     "c3a": {"block_size": 64},
     "trainable_tokens": {"token_indices": [0]},
     "vblora": {"vector_length": 64},
@@ -135,9 +135,9 @@ def _row(method: str, model: nn.Module, head: nn.Module | None, size: int) -> Me
         stored=stored,
         refused=refused,
         changes=note.changes if note else None,
-        merge=rules_for(method),
+        merge=rules_for(base_method(method)) if is_plain(method) else (),
         folder=_folder(AdapterSpec(method)),
-        served=method == "lora",
+        served=base_method(method) == "lora" and is_plain(method),
         paper=note.paper if note else None,
         link=note.link if note else None,
     )

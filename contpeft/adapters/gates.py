@@ -94,7 +94,7 @@ class Gates(Attached):
         """Returns ``<layer>.weight`` of shape ``(parts, width)`` and ``<layer>.bias``."""
         return dict(self._modules.named_parameters())
 
-    def train(self) -> None:
+    def train(self, mode: bool = True) -> None:
         """Does nothing: gates compute the same in both modes."""
 
     def tensors(self) -> dict[str, Tensor]:

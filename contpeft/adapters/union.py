@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from contpeft.adapters.attached import Attached
+from contpeft.adapters.dynamics import Together
 from contpeft.adapters.gates import Gates
 from contpeft.adapters.places import Places
 from contpeft.adapters.presets import UNION
@@ -45,6 +46,7 @@ class Union(Attached):
             part.remove()
             self._parts.append(part)
         _refuse_shared(model, self._parts)
+        self.dynamics = Together([part.dynamics for part in self._parts])
         self._gates = Gates(model, self._parts) if gated else None
         self.installed = False
         self.install()
@@ -59,6 +61,11 @@ class Union(Attached):
             self._gates.load(tensors)
         elif tensors:
             raise SpecError("the union has no gates, and there are tensors of some")
+
+    @property
+    def gated(self) -> bool:
+        """Whether what the parts say is scaled by gates."""
+        return self._gates is not None
 
     @property
     def parts(self) -> tuple[Attached, ...]:
@@ -94,11 +101,11 @@ class Union(Attached):
             named = [(prefix, part.named_parameters()) for prefix, part in self._prefixed()]
         return {prefix + name: value for prefix, part in named for name, value in part.items()}
 
-    def train(self) -> None:
-        """Puts the parts' own modules in train mode."""
+    def train(self, mode: bool = True) -> None:
+        """Puts the parts' own modules in train mode, or in eval mode."""
         with self.removed():
             for part in self._all():
-                part.train()
+                part.train(mode)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of all parts on the CPU."""

@@ -41,6 +41,14 @@ quiet = pytest.mark.filterwarnings(
     "ignore:Unsupported layer type:UserWarning",
 )
 PROMPTS = sorted({*PROMPT_METHODS, "p_tuning_v2"})
+_PARTS = ("query", "value")
+_HALVES = {f"{part}.lora_{ab}.current.parametrizations.weight.original" for part in _PARTS for ab in "AB"}
+# Trains other parameters than the method of PEFT that its layers are of.
+OTHERWISE_TRAINED = {
+    "lora-fa": {f"{part}.lora_B.current.weight" for part in _PARTS},
+    "olora": _HALVES,
+    "pissa": _HALVES,
+}
 each_method = pytest.mark.parametrize("method", method_names())
 # Those that PEFT builds as a set of layers.
 each_set_of_layers = pytest.mark.parametrize(

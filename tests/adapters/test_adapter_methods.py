@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_methods import each_method, each_set_of_layers, quiet, spec
+from adapters_methods import OTHERWISE_TRAINED, each_method, each_set_of_layers, quiet, spec
 from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
 from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -25,11 +25,13 @@ INEXACT_START = {
     "frod": 1e-6,
     "hra": 1e-6,
     "mam": 0.1,
-    "osf": 1e-6,
     "p_tuning": 0.1,
     "p_tuning_v2": 0.1,
     "prefix_tuning": 0.1,
     "prompt_tuning": 0.1,
+    "olora": 1e-6,
+    "osf": 1e-6,
+    "pissa": 1e-6,
     "unilora": 1e-4,
     "unipelt": 0.1,
     "vblora": 1e-4,
@@ -72,6 +74,11 @@ def test_only_what_the_method_trains_and_the_head_get_gradients(method: str) -> 
     graded = {name for name, p in model.named_parameters() if p.grad is not None}
     assert graded == {name for name, p in model.named_parameters() if p.requires_grad}
     assert {id(p) for p in trainable} == {id(p) for p in model.parameters() if p.requires_grad}
+    if method in OTHERWISE_TRAINED:
+        adapter = graded - {"classifier.weight", "classifier.bias"}
+        assert {name.partition("self.")[2] for name in adapter} == OTHERWISE_TRAINED[method]
+        assert len(adapter) == len(attachment.trainable()) == 2 * len(OTHERWISE_TRAINED[method])
+        return
     # PEFT's own choice on an equal model.
     other = bert()
     get_peft_model(other, make_config(spec(method), other, other.classifier), adapter_name="current")
@@ -227,7 +234,7 @@ def test_an_option_that_reaches_beyond_the_adapter_is_refused(option: str, value
     ("refused", "reason"),
     [
         (AdapterSpec("lora", r=0), "`r` should be a positive integer"),
-        (AdapterSpec("adalora"), "`total_step`"),
+        (AdapterSpec("adalora", total_step=0), "`total_step`"),
         (AdapterSpec("c3a", block_size=7), "block size should be a factor"),
         # Fits the first target, not the second: there is a layer in the model when it fails.
         (

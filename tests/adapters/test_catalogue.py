@@ -43,6 +43,8 @@ def test_numbers_are_those_of_the_method(rows: dict[str, MethodRow]) -> None:
     one = (16 + 1) + (16 + 16)  # down and up of width 1, with biases
     assert (rows["lora"].trainable, rows["lora"].stored) == (lora, lora)
     assert rows["lora"].share == lora / base
+    assert (rows["pissa"].trainable, rows["pissa"].stored) == (lora, 2 * lora)  # a frozen half beside it
+    assert (rows["lora-fa"].trainable, rows["lora-fa"].stored) == (lora // 2, lora)
     assert (rows["pfeiffer"].trainable, rows["houlsby"].trainable) == (2 * one, 4 * one)
     assert (rows["adamix"].trainable, rows["adamix"].stored) == (2 * 4 * one, 2 * one)
     biases = sum(p.numel() for name, p in bert().named_parameters() if name.endswith("bias"))
@@ -72,12 +74,12 @@ def test_a_method_that_cannot_be_attached_says_why(rows: dict[str, MethodRow]) -
 
 def test_who_merges_and_who_reads(rows: dict[str, MethodRow]) -> None:
     assert rows["lora"].merge == tuple(RULES)
-    told = {
-        name: (rows[name].merged_by, rows[name].read_by)
-        for name in ("lora", "ia3", "pfeiffer", "vera", "p_tuning_v2", "mam", "unipelt")
-    }
+    names = ("dora", "lora", "lora+", "ia3", "pfeiffer", "vera", "p_tuning_v2", "mam", "unipelt")
+    told = {name: (rows[name].merged_by, rows[name].read_by) for name in names}
     assert told == {
+        "dora": (None, "PEFT"),
         "lora": ("all rules", "PEFT, engines"),
+        "lora+": ("all rules", "PEFT, engines"),
         "ia3": ("entry by entry", "PEFT"),
         "pfeiffer": ("average", "PEFT + contpeft"),
         "vera": (None, "PEFT"),

@@ -18,7 +18,7 @@ from contpeft.adapters.prompts.encoders import Folded, fresh_encoder, is_folded,
 from contpeft.adapters.prompts.folder import STORED
 from contpeft.adapters.prompts.ports import PatchPort, Port, TokenPort
 from contpeft.adapters.prompts.prefix import PrefixPort
-from contpeft.errors import SpecError
+from contpeft.errors import SpecError, UnsupportedError
 
 __all__ = ["PromptAttachment"]
 
@@ -76,8 +76,16 @@ class PromptAttachment(Attached):
         return attachment
 
     def install(self) -> None:
-        """Lets the model compute with the prompt; nothing happens if it does."""
+        """Lets the model compute with the prompt; nothing happens if it does.
+
+        Raises:
+            UnsupportedError: if another prompt is in the model.
+        """
         if not self.installed:
+            if hasattr(self._backbone, _CHILD):
+                raise UnsupportedError(
+                    f"{type(self._backbone).__name__} has a prompt in it already; a second one over it has no place"
+                )
             self._backbone.add_module(_CHILD, self.encoder)
             self._hooks = self.port.open()
             self.installed = True
@@ -102,9 +110,9 @@ class PromptAttachment(Attached):
         """Returns the vectors; nothing while a network makes them, as that is not stored."""
         return dict.fromkeys([STORED], self.parameters()[0]) if is_folded(self.encoder) else {}
 
-    def train(self) -> None:
-        """Puts the network in train mode."""
-        self.encoder.train()
+    def train(self, mode: bool = True) -> None:
+        """Puts the network in train mode, or in eval mode."""
+        self.encoder.train(mode)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the vectors ``(P, width)`` on the CPU, under PEFT's name on disk."""

@@ -84,7 +84,7 @@ class PromptAttachment(Attached):
         if not self.installed:
             if hasattr(self._backbone, _CHILD):
                 raise UnsupportedError(
-                    f"{type(self._backbone).__name__} has a prompt in it already; a second one over it has no place"
+                    f"{type(self._backbone).__name__} has a prompt in it already; one is all it takes"
                 )
             self._backbone.add_module(_CHILD, self.encoder)
             self._hooks = self.port.open()

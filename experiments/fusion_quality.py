@@ -2,7 +2,7 @@
 
 usage: python experiments/fusion_quality.py --store STORE [--out DIR] [--methods pfeiffer,lora] [--seeds 0,1]
 
-The tasks are VADER's domains, positive or negative: films with 2,000 sentences to train on, and tweets,
+The tasks are VADER's domains, positive or negative: films with 1,500 sentences to train on, and tweets,
 products and editorials with 300 each. Every domain gets an adapter (stage one); then each small domain gets
 
 - ``single``: its own adapter; ``adamix``: one trained as AdaMix;
@@ -45,8 +45,8 @@ from contpeft.store import Request
 from contpeft.strategies.features import Features
 
 LARGE, SMALL = "films", ("tweets", "products", "editorials")
-ROWS = {LARGE: 2000, **dict.fromkeys(SMALL, 300)}
-EPOCHS = {LARGE: 3, **dict.fromkeys(SMALL, 8)}
+ROWS = {LARGE: 1500, **dict.fromkeys(SMALL, 300)}
+EPOCHS = {LARGE: 2, **dict.fromkeys(SMALL, 6)}
 VALIDATION, TEST = 200, 800
 LABELS = ("negative", "positive")
 RATES = {"single": (1e-3, 3e-4), "adamix": (1e-3, 3e-4), "fused": (5e-4, 1e-4)}
@@ -153,7 +153,7 @@ class Bench:
             return self.store.fusion.fuse(Request(list(refs), rule=rule), name).ref
 
     def module(self, rate: float) -> Any:
-        module = TextClassifier(max_length=48, learning_rate=rate)
+        module = TextClassifier(max_length=32, learning_rate=rate)
         module.head = nn.Linear(384, len(LABELS))
         return module
 

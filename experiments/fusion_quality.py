@@ -11,8 +11,9 @@ products and editorials with 300 each. Every domain gets an adapter (stage one);
   ``iso-c``; bottlenecks: the mean of their weights);
 - ``films``: the large domain's adapter; ``base``: no adapter.
 
-The last four have no head of their own, so a logistic regression on their features answers. The learning rate of each way is the better of two on validation rows of
-tweets at seed 0. Fits and scores are kept: a second call goes on where the first stopped.
+The last four have no head of their own, so a logistic regression on their features answers. The learning
+rate of each way is the better of two on validation rows of tweets at seed 0. Fits and scores are kept: a
+second call goes on where the first stopped.
 """
 
 from __future__ import annotations

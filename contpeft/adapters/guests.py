@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final
 
 import torch
 from torch import nn
 
 from contpeft.adapters.attached import Attached
+from contpeft.adapters.composable import LOWEST
 from contpeft.adapters.places import Place, Places, set_mode
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.tuners.bottleneck import Site
@@ -18,12 +18,6 @@ from contpeft.adapters.union import Union
 from contpeft.errors import UnsupportedError
 
 __all__ = ["Beside", "Guest", "InPlace", "guests_of", "layer_number", "paths_of"]
-
-
-# Methods whose layers compute with the base's own weights, not with what stands in the place of these.
-_LOWEST: Final = frozenset(
-    {"deft", "frod", "glora", "hra", "ln_tuning", "shira", "supertuning", "trainable_tokens"}
-)
 
 
 class Guest(ABC):
@@ -90,7 +84,7 @@ class InPlace(Guest):
     def _put_over(self, base: Place, layer: Place, undo: ExitStack) -> None:
         now = base.now()
         if now.module is not base.module:
-            if self._method in _LOWEST:
+            if self._method in LOWEST:
                 raise UnsupportedError(
                     f"an adapter of method {self._method!r} computes with the base's own {base.name!r} "
                     "and would leave out the adapter below it; put it lowest"

@@ -15,10 +15,41 @@ from adapters_tiny import CLASSES, IDS, Module, bert, logits, look, same, traine
 from torch import Tensor, nn
 
 from contpeft.adapters import AdaptedModel
+from contpeft.adapters.composable import LOWEST, composes
 from contpeft.adapters.methods import config_from_json
-from contpeft.errors import IntegrityError, UnsupportedError
+from contpeft.errors import IntegrityError, SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec, AdapterState, Drop, Fuse, Part, Single, Stack, Sum, Version, average
 
+A_SECOND = {"m@1": "has a prompt in it already"}
+GATED = "a union with gates cannot stand over other adapters"
+# What cannot stand over LoRA (a), or over one of its own method (m).
+REFUSED_OVER = {
+    "mam": A_SECOND,
+    **dict.fromkeys(PROMPTS, A_SECOND),
+    "unipelt": {"a@1": GATED, "m@1": GATED},
+}
+
+Stored = dict[str, tuple[Version, AdapterState]]
+A_SECOND = {"m@1": "has a prompt in it already"}
+GATED = "a union with gates cannot stand over other adapters"
+# What cannot stand over LoRA (a), or over one of its own method (m).
+REFUSED_OVER = {
+    "mam": A_SECOND,
+    **dict.fromkeys(PROMPTS, A_SECOND),
+    "unipelt": {"a@1": GATED, "m@1": GATED},
+}
+
+Stored = dict[str, tuple[Version, AdapterState]]
+A_SECOND = {"m@1": "has a prompt in it already"}
+GATED = "a union with gates cannot stand over other adapters"
+# What cannot stand over LoRA (a), or over one of its own method (m).
+REFUSED_OVER = {
+    "mam": A_SECOND,
+    **dict.fromkeys(PROMPTS, A_SECOND),
+    "unipelt": {"a@1": GATED, "m@1": GATED},
+}
+
+Stored = dict[str, tuple[Version, AdapterState]]
 A_SECOND = {"m@1": "has a prompt in it already"}
 GATED = "a union with gates cannot stand over other adapters"
 # What cannot stand over LoRA (a), or over one of its own method (m).
@@ -241,3 +272,37 @@ def test_one_version_may_stand_twice_in_a_composition() -> None:
     with adapted.applied(Single("a@1"), kept.__getitem__):
         assert torch.equal(answered(module, Stack((Single("a@1"), Single("a@1"))), kept), twice)
         assert torch.equal(logits(module), one)
+
+
+@quiet
+@each_method
+@pytest.mark.usefixtures("no_compiler")
+def test_what_a_method_composes_to_is_what_works(method: str) -> None:
+    kept = learnt(bert, a=spec(method), b=spec(method), n=AdapterSpec("houlsby"))
+    model, tried = bert(), {}
+    for name, part in {
+        "stack": Stack((Single("n@1"), Single("a@1"))),
+        "sum": Sum((("a@1", 1.0), ("b@1", 0.5))),
+        "drop": Drop(Single("a@1"), (0,)),
+    }.items():
+        try:
+            answered(model, part, kept)
+            tried[name] = True
+        except UnsupportedError:
+            tried[name] = False
+    try:
+        AdaptedModel.of(model).mixed([Single("a@1"), Single("b@1")], kept.__getitem__)
+        tried["rows"] = True
+    except UnsupportedError:
+        tried["rows"] = False
+    except SpecError as error:  # the adapters go together; the head sits inside this model
+        tried["rows"] = "head" in str(error)
+    try:
+        AdaptedModel.of(model).attach_fusion([kept["a@1"], kept["b@1"]])
+        tried["fuse"] = True
+    except UnsupportedError:
+        tried["fuse"] = False
+    said = dict.fromkeys(tried, False) | dict.fromkeys(composes(method), True)
+    if method in LOWEST or method == "unipelt":
+        said["stack"] = tried["stack"]  # refused only where both change one place
+    assert tried == said

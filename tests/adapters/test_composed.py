@@ -60,8 +60,6 @@ REFUSED_OVER = {
 }
 
 Stored = dict[str, tuple[Version, AdapterState]]
-# Methods whose layers compute with the base's own weights, or with a copy of a module.
-LOWEST = {"deft", "frod", "glora", "hra", "ln_tuning", "shira", "supertuning", "trainable_tokens"}
 
 
 def shaken(adapted: AdaptedModel, seed: int) -> AdapterState:

@@ -142,7 +142,7 @@ class Experiment:
     @property
     def learning_rate(self) -> float | None:
         """What the module is told as ``learning_rate``; None if it has no such option or ignores it."""
-        told = self._parsed.module.init_args
+        told = self._parsed.module.get("init_args") or {}
         rate = None if told.get("optimizer") is not None else told.get("learning_rate")
         return None if rate is None else float(rate)
 

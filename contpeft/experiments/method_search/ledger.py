@@ -96,7 +96,7 @@ class Ledger:
         )
         known = self.trial(trial.number)
         assert known is not None
-        return known
+        return replace(known, adapter=trial.adapter)  # its options in their own order
 
     def _state(self, told: Mapping[str, Any], done: int) -> State:
         if told["refused"] is not None:

@@ -136,9 +136,10 @@ class _Search:
             settings = proposal.trial.adapter, proposal.trial.rate
             before = self._ledger.trial(number) or known.get(settings)
             ended = before is not None and before.state != "running"
-            trial = (
-                replace(before, number=number) if before and ended else self._run(proposal, deadline, observe)
-            )
+            if before and ended:
+                trial = replace(before, number=number, adapter=proposal.trial.adapter)
+            else:
+                trial = self._run(proposal, deadline, observe)
             self._study.tell(proposal.asked, trial, measured_now=not ended)
             self._forget(number)
             known[settings] = trial

@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+# AdapterHub's library pins transformers 4: what a benchmark compares with lives apart.
+ADAPTERHUB := .venv-adapterhub
+ADAPTERHUB_STAMP := $(ADAPTERHUB)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) -qq install
 # The first of these that is Python 3.11 or newer makes .venv; or: make PYTHON=/path/to/python3
@@ -35,6 +38,8 @@ $(BENCHMARKS): bench-%: benchmarks/%.py $(STAMP)
 
 bench-store bench-merging: $(BENCH_STAMP)
 
+bench-adapters: $(ADAPTERHUB_STAMP)
+
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
@@ -50,7 +55,7 @@ lock: ## write constraints.txt from what .venv holds
 	@mv $(VENV)/constraints.txt constraints.txt
 
 clean: ## remove .venv and all caches; adapters/ and reports/ stay
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ADAPTERHUB) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## show this list
@@ -77,4 +82,10 @@ $(STAMP): pyproject.toml constraints.txt packages.txt
 $(BENCH_STAMP): $(STAMP)
 	@echo "installing what benchmarks compare with (the model registry of MLflow, mergekit) ..."
 	@$(INSTALL) --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+$(ADAPTERHUB_STAMP): benchmarks/adapterhub.txt $(STAMP)
+	@echo "installing AdapterHub's library in $(ADAPTERHUB) (torch, transformers 4: some minutes, some GB) ..."
+	@$(BIN)/python -m venv --clear $(ADAPTERHUB)
+	@$(ADAPTERHUB)/bin/python -m pip --disable-pip-version-check --no-input -qq install --requirement $<
 	@touch $@

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _adapterhub import against_adapterhub
 from _harness import Comparison, compare, cpu_seconds, in_turn, save
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -165,7 +166,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         comparisons = [each for count in GOALS for each in fusing(count)]
-        comparisons += [*mixing(), *switching(Path(name))]
+        comparisons += [*against_adapterhub(), *mixing(), *switching(Path(name))]
     print(*comparisons, sep="\n")
     print(f"results in {save('adapters', comparisons, {'rows': ROWS, 'length': LENGTH, 'width': WIDTH})}")
 

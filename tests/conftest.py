@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -77,3 +78,10 @@ def _process_group() -> list[str]:
         return []
     dist.destroy_process_group()
     return ["a torch.distributed process group"]
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """BOFT looks for a compiler, and leaves these variables set when there is none."""
+    for name, value in {"CC": "gcc", "CXX": "g++", "TORCH_EXTENSIONS_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from contpeft.adapters.dynamics import Dynamics
+
 __all__ = ["Attached"]
 
 
@@ -17,9 +19,11 @@ class Attached(ABC):
 
     Attributes:
         installed: whether the model computes with it.
+        dynamics: what its method does around every step of the optimizer.
     """
 
     installed: bool
+    dynamics: Dynamics = Dynamics()
 
     @abstractmethod
     def install(self) -> None:
@@ -71,3 +75,7 @@ class Attached(ABC):
     @abstractmethod
     def config_json(self) -> dict[str, Any]:
         """Returns its full configuration as plain JSON; ``peft_type`` in it is its kind."""
+
+    def made_json(self) -> dict[str, Any]:
+        """Returns the configuration it was made with, whatever training has settled since."""
+        return self.config_json()

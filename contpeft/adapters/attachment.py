@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from contpeft.adapters.methods import config_from_json, config_to_json
 from contpeft.adapters.places import Place, Places, fill, set_mode
+from contpeft.adapters.principal import paired_weights
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
@@ -51,8 +52,9 @@ class Attachment(Places):
         changed = [place for place in places if place.now().module is not place.module]
         super().__init__(changed, [place.now() for place in changed])
         self._model = model
-        self.config = config
-        self._trainable = [p for p in self.parameters() if p.requires_grad]
+        self.config: Any = config
+        self._made = config_to_json(config)
+        self.settle_trainable()
         for layer, base in zip(self._layers, self._base, strict=True):
             set_mode([layer], self._base, training=base.module.training)
 
@@ -72,14 +74,27 @@ class Attachment(Places):
             undo.callback(attachment.remove)
             attachment.load(state.adapter_tensors())
             undo.pop_all()
+        attachment.settle_trainable()  # loading makes new parameters where stored ranks differ
         return attachment
+
+    @property
+    def tuner(self) -> Any:
+        """PEFT's tuner, which knows what its method does between steps."""
+        return self._peft.base_model
+
+    def settle_trainable(self) -> None:
+        """Takes those of its parameters that require a gradient now as those that are trained."""
+        self._trainable = [p for p in self.parameters() if p.requires_grad]
 
     def trainable(self) -> list[nn.Parameter]:
         """Returns those of the adapter's parameters that its method trains."""
         return list(self._trainable)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Returns the parameters in use under their names in :meth:`tensors` and in stored versions."""
+        """Returns the parameters in use under their names in :meth:`tensors` and in stored versions.
+
+        A tensor of which only a part is a parameter is left out.
+        """
         live = self._live().items()
         return {_portable(name): value for name, value in live if isinstance(value, nn.Parameter)}
 
@@ -111,11 +126,31 @@ class Attachment(Places):
                 )
         here = {name: tensors[portable] for portable, (name, _) in own.items()}
         with self._inside(), torch.inference_mode(False), torch.no_grad():
+            for name, module in paired_weights(self._peft).items():
+                weight = cast(Tensor, module.weight)
+                module.weight = here.pop(_stored(name)).to(weight.device, weight.dtype)
             set_peft_model_state_dict(self._peft, here, adapter_name=_SLOT)
 
     def config_json(self) -> dict[str, Any]:
         """Returns the method's full configuration as plain JSON."""
         return config_to_json(self.config)
+
+    def made_json(self) -> dict[str, Any]:
+        """Returns the configuration it was made with, whatever training has settled since."""
+        return self._made
+
+    def allocate_ranks(self, step: int) -> None:
+        """Lets a method that prunes its ranks do so after a step; the gradients are needed."""
+        self.tuner.update_and_allocate(step)
+        pattern = self.config.rank_pattern
+        if pattern:
+            self.config.rank_pattern = {_stored(name): kept for name, kept in pattern.items()}
+
+    def cut_ranks(self) -> None:
+        """Cuts the factors down to the ranks that the configuration's pattern leaves."""
+        with self._inside(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.tuner.resize_modules_by_rank_pattern(self.config.rank_pattern, _SLOT)
+        self.settle_trainable()
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -132,11 +167,20 @@ class Attachment(Places):
         with self._inside():
             found: dict[str, Tensor] = get_peft_model_state_dict(
                 self._peft,
-                self._peft.state_dict(keep_vars=True),
+                self._whole(),
                 adapter_name=_SLOT,
                 save_embedding_layers=False,
             )
         return found
+
+    def _whole(self) -> dict[str, Tensor]:
+        """Returns PEFT's state dict, weights that are made of two halves as one."""
+        state: dict[str, Tensor] = self._peft.state_dict(keep_vars=True)
+        for name, module in paired_weights(self._peft).items():
+            halves = f"{name.removesuffix('weight')}parametrizations."
+            state = {key: value for key, value in state.items() if not key.startswith(halves)}
+            state[name] = cast(Tensor, module.weight)
+        return state
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -162,6 +206,8 @@ def _build(model: nn.Module, config: PeftConfig) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         # It does not know how wide a normalisation layer is, nor need it.
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+        # AdaLoRA's pattern names parameters; PEFT reads it as such only when it loads weights.
+        warnings.filterwarnings("ignore", message=r".*rank_pattern keys.*\.lora_E'", category=RuntimeWarning)
         try:
             return cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=_SLOT))
         except _REFUSALS as error:
@@ -175,6 +221,10 @@ def _build(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 def _portable(name: str) -> str:
     return name.replace("._orig_mod", "")  # a compiled part answers to the names of what it compiled
+
+
+def _stored(name: str) -> str:
+    return name.replace(f".{_SLOT}", "")  # as PEFT names it on disk
 
 
 def _first(names: list[str]) -> str:

@@ -13,7 +13,9 @@ from contpeft.adapters.cost import adapter_cost, base_parameters, flops_per_toke
 from contpeft.adapters.find import find_head, get_path
 from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
+from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.tuners import OWN_METHODS
+from contpeft.adapters.variants import base_method, is_plain
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging import RULES, rules_for
 from contpeft.merging.fuse import one_thread
@@ -23,7 +25,6 @@ __all__ = ["MethodRow", "catalogue", "reference_model"]
 
 # What methods that have no usual value for an option are listed with.
 _NEEDED: Final[dict[str, dict[str, Any]]] = {
-    "adalora": {"total_step": 1000},
     "c3a": {"block_size": 64},
     "trainable_tokens": {"token_indices": [0]},
     "vblora": {"vector_length": 64},
@@ -45,7 +46,7 @@ class MethodRow:
         refused: why it cannot be attached; None if it can.
         changes: what it changes.
         merge: by which rules adapters of it are merged; none where it has no merge.
-        folder: whether PEFT reads what is exported ``"alone"`` or with ``"contpeft"`` imported.
+        folder: whether PEFT reads an export ``"alone"``, with ``"contpeft"`` imported, or ``"none"`` does.
         served: whether the profile ``serving`` of an export exists.
         paper: where it was published, and the address; None where there is no paper.
         link: of the paper.
@@ -76,7 +77,9 @@ class MethodRow:
     @property
     def read_by(self) -> str:
         """Returns who reads an exported adapter, in words."""
-        return "PEFT, engines" if self.served else "PEFT" if self.folder == "alone" else "PEFT + contpeft"
+        if self.served:
+            return "PEFT, engines"
+        return {"alone": "PEFT", "contpeft": "PEFT + contpeft", "none": "contpeft"}[self.folder]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as JSON."""
@@ -133,9 +136,18 @@ def _row(method: str, model: nn.Module, head: nn.Module | None, size: int, flops
         flops=cost.flops if cost else None,
         refused=refused,
         changes=note.changes if note else None,
-        merge=rules_for(method),
-        folder="contpeft" if method in OWN_METHODS else "alone",
-        served=method == "lora",
+        merge=rules_for(base_method(method)) if is_plain(method) else (),
+        folder=_folder(AdapterSpec(method)),
+        served=base_method(method) == "lora" and is_plain(method),
         paper=note.paper if note else None,
         link=note.link if note else None,
     )
+
+
+def _folder(spec: AdapterSpec) -> str:
+    full = expanded(spec)
+    if full.method != UNION:
+        return "contpeft" if full.method in OWN_METHODS else "alone"
+    if full.options["gated"]:
+        return "none"
+    return "contpeft" if any(part.method in OWN_METHODS for part in parts_of(full)) else "alone"

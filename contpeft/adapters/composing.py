@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import Load, attach_stored
 from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.dynamics import Together
 from contpeft.adapters.fusion import FUSION, members_of
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
-from contpeft.adapters.guests import Beside, Guest, InPlace, guest_of, paths_of
+from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of, paths_of
 from contpeft.adapters.residents import Residents
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.summed import summed_sites
@@ -35,8 +36,10 @@ class Composed(Attached):
 
     def __init__(self, model: nn.Module, below: Sequence[Guest], own: Attached | None = None) -> None:
         self._model, self._below, self._own = model, list(below), own
-        self._guests = [*below, *([] if own is None else [guest_of(own, model)])]
+        self._guests = [*below, *([] if own is None else guests_of(own, model))]
         self._undo = ExitStack()
+        if own is not None:
+            self.dynamics = Together([own.dynamics])
         self.installed = False
         self.install()
 
@@ -102,6 +105,10 @@ class Composed(Attached):
         """
         return self._top().config_json()
 
+    def made_json(self) -> dict[str, Any]:
+        """Returns the configuration that the adapter on top was made with."""
+        return self._top().made_json()
+
     def _top(self) -> Attached:
         if self._own is None:
             raise SpecError("a composition of stored versions has no tensors of its own; load the versions'")
@@ -154,11 +161,10 @@ class Composer:
             return [guest for each in part.parts for guest in self.guests(each, load, lent, dropped)]
         if isinstance(part, Drop):
             return self.guests(part.part, load, lent, {*dropped, *part.layers})
-        guest = self._guest(part, load, lent)
-        if guest is None:
-            return []
-        guest.dropped = dropped
-        return [guest]
+        made = self._made(part, load, lent)
+        for guest in made:
+            guest.dropped = dropped
+        return made
 
     def answering_head(self, part: Part, load: Load) -> AdapterState:
         """Returns the version whose head answers; one that has none leaves the head as it is."""
@@ -188,13 +194,13 @@ class Composer:
             )
         return state
 
-    def _guest(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack) -> Guest | None:
+    def _made(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack) -> list[Guest]:
         if isinstance(part, Sum):
-            return self._sum(part, load, lent)
+            return [self._sum(part, load, lent)]
         if isinstance(part, Fuse):
             self._check_fused(part, load)
         made = self._borrowed(part.fusion if isinstance(part, Fuse) else part.ref, load, lent)
-        return None if made is None else guest_of(made, self._model)
+        return [] if made is None else guests_of(made, self._model)
 
     def _borrowed(self, ref: str, load: Load, lent: ExitStack) -> Attached | None:
         version, state = load(ref)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from contpeft.adapters.attaching import attach_fresh
+from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec
 
 __all__ = ["Cost", "adapter_cost", "base_parameters", "flops_per_token"]
 
-# Tokens of the forward pass that is counted; fewer where the model has fewer positions.
+# Tokens of the pass that is counted; fewer where the model has few positions, of which prompts need some.
 _TOKENS: Final = 128
 
 
@@ -30,7 +31,8 @@ class Cost:
         trainable: how many numbers it trains.
         stored: how many numbers a version holds, head excluded.
         bytes: size of these.
-        flops: floating-point operations a token takes more than through the bare base; None if not counted.
+        flops: floating-point operations a token takes more than through the bare base; None if not counted,
+            or if the model has no position left for a token.
     """
 
     trainable: int
@@ -60,7 +62,7 @@ def adapter_cost(
     try:
         trained = {id(p): p.numel() for p in attached.trainable()}
         tensors = attached.tensors().values()
-        through = None if base_flops is None else flops_per_token(model)
+        through = None if base_flops is None else _through(model)
     finally:
         attached.remove()
     return Cost(
@@ -69,6 +71,13 @@ def adapter_cost(
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         flops=None if base_flops is None or through is None else round(through - base_flops),
     )
+
+
+def _through(model: nn.Module) -> float | None:
+    try:
+        return flops_per_token(model)
+    except SpecError:  # a prompt takes all positions
+        return None
 
 
 def base_parameters(model: nn.Module, head: nn.Module | None) -> int:
@@ -87,8 +96,8 @@ def flops_per_token(model: nn.Module) -> float | None:
         model: a transformers model that reads token ids.
 
     Returns:
-        Operations a token in one row of 128 tokens, or of as many as the model has positions; None for a
-        model that reads something else, such as images.
+        Operations a token in one row of 128 tokens, or of half as many as the model has positions; None for
+        a model that reads something else, such as images.
     """
     inputs = _inputs(model)
     if inputs is None:
@@ -101,9 +110,9 @@ def flops_per_token(model: nn.Module) -> float | None:
 def _inputs(model: Any) -> dict[str, Tensor] | None:
     if getattr(model, "main_input_name", None) != "input_ids":
         return None
-    positions = getattr(model.config, "max_position_embeddings", None) or _TOKENS
+    positions = getattr(model.config, "max_position_embeddings", None) or 2 * _TOKENS
     device = next(model.parameters()).device
-    return {"input_ids": torch.ones(1, min(_TOKENS, positions), dtype=torch.long, device=device)}
+    return {"input_ids": torch.ones(1, min(_TOKENS, positions // 2), dtype=torch.long, device=device)}
 
 
 @contextlib.contextmanager

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from contpeft.digest import canonical_json, json_digest, tensors_digest
 from contpeft.spec import BaseModel
 
-__all__ = ["base_model", "tensor_items"]
+__all__ = ["base_model", "base_seal", "tensor_items"]
 
 # What a configuration says about the head, the label names, or where the files came from; it does
 # not change what the base computes.
@@ -51,6 +52,15 @@ def base_tensors(model: nn.Module, head: nn.Module | None) -> dict[str, Tensor]:
     return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in skip}
 
 
+def base_seal(model: nn.Module, head: nn.Module | None) -> list[tuple[int, int, torch.dtype]]:
+    """Returns what changes when a parameter or buffer of the base is written or replaced.
+
+    A quantised layer makes some of its tensors anew whenever it is asked; those are left out.
+    """
+    held = {id(t) for t in (*model.parameters(), *model.buffers())}
+    return [(id(t), t._version, t.dtype) for t in base_tensors(model, head).values() if id(t) in held]
+
+
 def base_model(model: nn.Module, head: nn.Module | None) -> BaseModel:
     """Returns the identity of ``model``: its label, fingerprint and number of parameters.
 
@@ -65,12 +75,10 @@ def base_model(model: nn.Module, head: nn.Module | None) -> BaseModel:
     content = {
         "type": type(config).__name__,
         "config": canonical_json(_plain(_told(config.to_dict(), _defaults(config)))),
-        "tensors": tensors_digest(tensor_items(tensors)),
+        "tensors": tensors_digest(tensor_items(dict(_opened(tensors)))),
     }
     # Tied parameters have several names and count once.
-    count = sum(
-        t.numel() for t in {id(t): t for t in tensors.values()}.values() if isinstance(t, nn.Parameter)
-    )
+    count = sum(_size(t) for t in {id(t): t for t in tensors.values()}.values())
     label = str(getattr(config, "_name_or_path", "") or type(model).__name__).rstrip("/")
     return BaseModel(label.rpartition("/")[2] or label, json_digest(content), count)
 
@@ -80,6 +88,24 @@ def tensor_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str, tuple[i
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         yield name, _DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), flat.numpy().data
+
+
+def _opened(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yields tensors, those that are made of others (quantised ones) as what they are made of."""
+    for name, tensor in tensors.items():
+        if is_traceable_wrapper_subclass(tensor):
+            parts, _ = tensor.__tensor_flatten__()
+            yield from _opened({f"{name}.{part}": getattr(tensor, part) for part in parts})
+        else:
+            yield name, tensor
+
+
+def _size(tensor: Tensor) -> int:
+    """Returns how many parameters a tensor holds: none of a buffer, all that a quantised one stands for."""
+    if not isinstance(tensor, nn.Parameter):
+        return 0
+    quantised = getattr(tensor, "quant_state", None)  # of bitsandbytes, which packs several into a byte
+    return tensor.numel() if quantised is None else math.prod(quantised.shape)
 
 
 def _defaults(config: Any) -> dict[str, Any]:

@@ -20,6 +20,10 @@ from torch import Tensor
 
 from contpeft.adapters.find import HEADS_IN_MODEL
 from contpeft.adapters.methods import VOLATILE, config_from_json, config_to_json
+from contpeft.adapters.presets import UNION
+from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
+from contpeft.adapters.prompts.folder import checked_vectors, head_names
+from contpeft.adapters.union import part_states
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterState, HeadSpec
 from contpeft.spec.lora import ROOT, lora_alpha, lora_rank
@@ -65,13 +69,19 @@ def state_from_peft(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
 
 
 def changed_modules(state: AdapterState) -> set[str]:
-    """Returns the dotted paths of the modules an adapter has factors for."""
+    """Returns the dotted paths of the modules an adapter has factors for; a prompt has none."""
+    if state.kind == UNION:
+        return {module for part in part_states(state)[0] for module in changed_modules(part)}
+    if state.kind in PROMPT_METHODS:
+        return set()
     prefixes = _prefixes(config_from_json(state.config))
     return {module for module in _layers(state.adapter_tensors(), prefixes) if module}
 
 
 def _state(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterState:
     config = _config(told)
+    if is_prompt(config):
+        return _prompt_state(config, told, tensors)
     prefixes = _prefixes(config)
     factors = {name: tensor for name, tensor in tensors.items() if _factor(name, prefixes)}
     head, head_tensors = _head(set(tensors) - set(factors), told.get("modules_to_save"), tensors)
@@ -84,6 +94,14 @@ def _state(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterSta
         for module, parts in layers.items():
             _check_lora(config, module, parts)
     return AdapterState(_method(config), config_to_json(config), factors | head_tensors, head)
+
+
+def _prompt_state(config: PeftConfig, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterState:
+    own = checked_vectors(config, tensors)
+    config.task_type = "CAUSAL_LM" if told.get("task_type") == "CAUSAL_LM" else "FEATURE_EXTRACTION"
+    others = head_names({name: each for name, each in tensors.items() if name not in own})
+    head, head_tensors = _head(others, told.get("modules_to_save"), others)
+    return AdapterState(_method(config), config_to_json(config), own | head_tensors, head)
 
 
 def _config(told: Mapping[str, Any]) -> PeftConfig:

@@ -14,9 +14,10 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.places import Place, Places, set_mode
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.tuners.bottleneck import Site
+from contpeft.adapters.union import Union
 from contpeft.errors import UnsupportedError
 
-__all__ = ["Beside", "Guest", "InPlace", "guest_of", "layer_number", "paths_of"]
+__all__ = ["Beside", "Guest", "InPlace", "guests_of", "layer_number", "paths_of"]
 
 
 # Methods whose layers compute with the base's own weights, not with what stands in the place of these.
@@ -105,7 +106,7 @@ class InPlace(Guest):
 
 
 class Whole(Guest):
-    """An adapter that has no places in the model, such as a prompt.
+    """An adapter that cannot be put in place by place: a prompt, or a union with gates.
 
     Args:
         attached: the adapter, taken out.
@@ -118,10 +119,16 @@ class Whole(Guest):
         """Lets the model compute with it.
 
         Raises:
-            UnsupportedError: if layers are to be dropped.
+            UnsupportedError: if layers are to be dropped, or gates would leave out what is below.
         """
         if self.dropped:
-            raise UnsupportedError("an adapter of the model's inputs has no layers that could be dropped")
+            raise UnsupportedError(
+                "layers cannot be dropped of an adapter of the model's inputs, nor of a union with gates"
+            )
+        parts = self._attached.parts if isinstance(self._attached, Union) else ()
+        places = [place for part in parts if isinstance(part, Places) for place in part.places()]
+        if any(base.now().module is not base.module for base, _ in places):
+            raise UnsupportedError("a union with gates cannot stand over other adapters; put it lowest")
         self._attached.install()
         undo.callback(self._attached.remove)
 
@@ -130,17 +137,19 @@ class Whole(Guest):
         self._attached.train(False)
 
 
-def guest_of(attached: Attached, model: nn.Module) -> Guest:
-    """Returns the guest that an adapter is.
+def guests_of(attached: Attached, model: nn.Module) -> list[Guest]:
+    """Returns the guests that an adapter is: each part of a union is one.
 
     Args:
         attached: made for ``model``, and taken out.
         model: with no adapter in it.
     """
+    if isinstance(attached, Union) and not attached.gated:
+        return [guest for part in attached.parts for guest in guests_of(part, model)]
     if not isinstance(attached, Places):
-        return Whole(attached)
+        return [Whole(attached)]
     method = str(attached.config_json()["peft_type"]).lower()
-    return InPlace(attached.places(), paths_of(model), method)
+    return [InPlace(attached.places(), paths_of(model), method)]
 
 
 def paths_of(model: nn.Module) -> dict[int, str]:

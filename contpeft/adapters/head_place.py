@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from contpeft.adapters.find import find_head, get_path, set_path
 from contpeft.adapters.heads import build_head
+from contpeft.adapters.mlp_head import check_reads
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
@@ -78,6 +79,8 @@ class HeadPlace:
         stored = state.head_tensors()
         with torch.inference_mode(False):
             if state.head.kind != "own":
+                if self.inner is not None:
+                    check_reads(state.head, self._model)
                 return build_head(state.head, stored)
             self._remember()
             if self._own is None or _shapes(self._own.state_dict()) != _shapes(stored):

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contpeft.adapters.mlp_head import MLP, MLPHead
 from contpeft.adapters.statistics import StatisticsHead
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import HeadSpec
@@ -108,9 +109,10 @@ def build_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
         return LinearHead(spec.classes, tensors["weight"], tensors["bias"])
     if spec.kind == "statistics":
         return StatisticsHead(spec, tensors)
-    raise SpecError(
-        f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, ('cosine', 'linear', 'statistics'))}"
-    )
+    if spec.kind == MLP:
+        return MLPHead(spec.classes, tensors, **spec.options)
+    known = ("cosine", "linear", MLP, "statistics")
+    raise SpecError(f"cannot build a head of kind {spec.kind!r}{suggest(spec.kind, known)}")
 
 
 def check_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> None:

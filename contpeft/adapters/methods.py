@@ -1,8 +1,8 @@
 """Adapter methods: from a spec to PEFT's configuration and back to plain JSON.
 
 The registry is PEFT's own mapping of method names, so every tuner it knows is known here, and those
-that :mod:`contpeft.adapters.tuners` adds to it. Short option names (``alpha``, ``dropout``, ``targets``)
-stand for what a method calls them.
+that :mod:`contpeft.adapters.tuners` adds to it; variants of LoRA are in :mod:`contpeft.adapters.variants`.
+Short option names (``alpha``, ``dropout``, ``targets``) stand for what a method calls them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,25 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from contpeft.adapters.budget import AUTO, check_budget, spec_within
+from contpeft.adapters.presets import PRESETS, UNION, expanded, parts_of
+from contpeft.adapters.prompts import PROMPT_METHODS, completed, is_prompt
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
 from contpeft.adapters.tuners import OWN_METHODS
 from contpeft.adapters.tuners.configs import BottleneckConfig
 from contpeft.adapters.tuners.sites import site_pattern
+from contpeft.adapters.variants import VARIANTS, base_method, double_rank, own_options, with_preset
 from contpeft.errors import SpecError, UnsupportedError, suggest
 from contpeft.spec import AdapterSpec
 
-__all__ = ["VOLATILE", "check_spec", "config_from_json", "config_to_json", "make_config", "method_names"]
+__all__ = [
+    "VOLATILE",
+    "check_spec",
+    "config_from_json",
+    "config_to_json",
+    "make_config",
+    "method_names",
+    "method_of",
+]
 
 _SHORT_NAMES = {
     "activation": ("non_linearity",),
@@ -55,8 +66,9 @@ VOLATILE = ("base_model_name_or_path", "inference_mode", "peft_version", "revisi
 
 
 def method_names() -> list[str]:
-    """Returns the names of the methods that can be attached to a module tree, sorted."""
-    return sorted(name for name, kind in _registry().items() if _attachable(name, kind))
+    """Returns the names of the methods that can be attached to a model, sorted."""
+    own = (name for name, kind in _registry().items() if _attachable(name, kind))
+    return sorted({*VARIANTS, *PRESETS, *own})
 
 
 def check_spec(spec: AdapterSpec) -> None:
@@ -66,8 +78,12 @@ def check_spec(spec: AdapterSpec) -> None:
         SpecError: if the method or an option is unknown, naming the nearest known one.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
+    spec = expanded(spec)
     if spec.method == AUTO:
         check_budget(spec)
+    elif spec.method == UNION:
+        for part in parts_of(spec):
+            check_spec(part)
     else:
         _full_options(spec)
 
@@ -88,6 +104,7 @@ def make_config(
         SpecError: if the method, an option or a target is unknown, or an option's value is refused.
         UnsupportedError: if the method or an option changes more than the modules it is applied to.
     """
+    spec = expanded(spec) if isinstance(spec, AdapterSpec) else spec
     if isinstance(spec, AdapterSpec) and spec.method == AUTO:
         spec = spec_within(spec, model, head)
     config: Any = _from_spec(spec, model, head) if isinstance(spec, AdapterSpec) else copy.deepcopy(spec)
@@ -95,6 +112,8 @@ def make_config(
     _check_options(vars(config))
     config.task_type = None  # for some tasks PEFT would wrap the head
     config.inference_mode = False
+    if is_prompt(config):
+        return completed(config, model)
     if isinstance(config, BottleneckConfig) and config.target_modules is None:
         config.target_modules = site_pattern(_name(config.peft_type), config.placement, model)
     if getattr(config, "target_modules", None) is not None:
@@ -103,6 +122,11 @@ def make_config(
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = has_conv1d(model)
     return cast(PeftConfig, config)
+
+
+def method_of(config: PeftConfig) -> str:
+    """Returns the name of the method a configuration is of."""
+    return _name(config.peft_type)
 
 
 def config_to_json(config: PeftConfig) -> dict[str, Any]:
@@ -140,7 +164,8 @@ def _name(kind: Any) -> str:
 
 def _attachable(name: str, kind: Any) -> bool:
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
-    return tuner is not None and issubclass(tuner, BaseTuner) and name not in _OWN_FORWARD
+    layers = tuner is not None and issubclass(tuner, BaseTuner) and name not in _OWN_FORWARD
+    return layers or name in PROMPT_METHODS
 
 
 def _config_type(method: str) -> type[PeftConfig]:
@@ -153,22 +178,27 @@ def _config_type(method: str) -> type[PeftConfig]:
         raise SpecError(f"no adapter method {method!r}{suggest(method, method_names(), limit=40)}")
     if not _attachable(method, kind):
         raise UnsupportedError(
-            f"method {method!r} changes a model's inputs or needs PEFT's own forward, which contpeft does "
-            f"not attach; use one of: {', '.join(method_names())}"
+            f"method {method!r} needs PEFT's own forward, which contpeft does not replace; "
+            f"use one of: {', '.join(method_names())}"
         )
     return PEFT_TYPE_TO_CONFIG_MAPPING[kind]
 
 
 def _full_options(spec: AdapterSpec) -> dict[str, Any]:
-    """Returns the options of ``spec``, checked, under the names the method gives them."""
-    known = {f.name: f.name for f in dataclasses.fields(_config_type(spec.method)) if f.name != "peft_type"}
+    """Returns the options of ``spec``, checked, under the names that PEFT gives them."""
+    config_type, own = _config_type(base_method(spec.method)), own_options(spec.method, spec.options)
+    known = {f.name: f.name for f in dataclasses.fields(config_type) if f.name != "peft_type"}
     short = {name: full for name, fulls in _SHORT_NAMES.items() for full in reversed(fulls) if full in known}
     names = short | known
     options = {}
     for option, value in spec.options.items():
-        if option not in names:
-            raise SpecError(f"method {spec.method!r} has no option {option!r}{suggest(option, names)}")
-        options[names[option]] = value
+        if option not in names and option not in own:
+            raise SpecError(
+                f"method {spec.method!r} has no option {option!r}{suggest(option, [*names, *own])}"
+            )
+        if option not in own:
+            options[names[option]] = value
+    options = with_preset(spec.method, options)
     _check_options(options)
     return options
 
@@ -183,19 +213,25 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _from_spec(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> PeftConfig:
-    config_type, options = _config_type(spec.method), _full_options(spec)
+    method = base_method(spec.method)
+    config_type, options = _config_type(method), _full_options(spec)
     known = {f.name for f in dataclasses.fields(config_type)}
     placed = issubclass(config_type, BottleneckConfig)  # its options decide where, too
     if options.get("target_modules") is None and "target_modules" in known and not placed:
-        options["target_modules"] = default_targets(spec.method, model, head)
-    if spec.method == "lora":
+        options["target_modules"] = default_targets(method, model, head)
+    if method == "lora":
         options.setdefault("lora_alpha", 2 * options.get("r", 8))
-    if spec.method == "ia3":
+    if method == "ia3":
         options.setdefault("feedforward_modules", [])  # PEFT's own would not be among the targets
+    if method == "adalora":  # whoever knows how long the fit is puts its length here
+        options.setdefault("total_step", 1 + options.get("tinit", 0) + options.get("tfinal", 0))
     try:
-        return config_type(**options)
+        config = config_type(**options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec} is refused by the method: {error}") from error
+    if spec.method in VARIANTS and VARIANTS[spec.method].doubled:
+        double_rank(config)
+    return config
 
 
 def _jsonable(value: Any) -> Any:

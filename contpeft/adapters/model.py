@@ -18,6 +18,7 @@ from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
 from contpeft.adapters.head_place import HeadPlace
 from contpeft.adapters.heads import head_spec
 from contpeft.adapters.mixed import Mixed, MixedHead
+from contpeft.adapters.quantised import check_trainable
 from contpeft.adapters.residents import Residents
 from contpeft.adapters.seal import Seal
 from contpeft.adapters.stacked import StackedLora
@@ -194,13 +195,18 @@ class AdaptedModel:
 
         return self._put_in(make)
 
-    def attach_state(self, state: AdapterState) -> Attached:
+    def attach_state(self, state: AdapterState, spec: AnySpec | None = None) -> Attached:
         """Attaches a stored adapter to be trained on.
+
+        Args:
+            state: the adapter.
+            spec: the method it is trained on with, if it is of that one: what a method freezes, or does
+                around each step, is no part of a stored adapter.
 
         Raises:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
-        return self._put_in(lambda: attach_stored(self.model, state))
+        return self._put_in(lambda: attach_stored(self.model, state, spec=spec))
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
@@ -217,13 +223,16 @@ class AdaptedModel:
 
         Returns:
             The trainable parameters.
+
+        Raises:
+            SpecError: if the head is quantised.
         """
         if self._flags is None:
             self._flags = {p: p.requires_grad for p in self.module.parameters()}
-        trainable = [
-            *(self.attachment.trainable() if self.attachment else ()),
-            *(self.head.parameters() if self.head else ()),
-        ]
+        trainable = self.attachment.trainable() if self.attachment else []
+        if self.head is not None:
+            check_trainable(self.head)
+            trainable = [*trainable, *self.head.parameters()]
         chosen = {id(p) for p in trainable}
         for parameter in self.module.parameters():
             parameter.requires_grad_(id(parameter) in chosen)

@@ -47,11 +47,13 @@ def measure_moments(
 
     Raises:
         SpecError: if no adapter is attached, or there is no batch.
-        UnsupportedError: if a module it changes does not take vectors.
+        UnsupportedError: if a module it changes does not take vectors, or it changes none.
     """
     if adapted.attachment is None:
         raise SpecError(f"no adapter is attached to {type(adapted.module).__name__}; attach what to measure")
     sites = {name: _Site(name) for name in sorted(changed_modules(adapted.state()))}
+    if not sites:
+        raise UnsupportedError("the adapter changes no module; moments are those of linear layers")
     with _watched(adapted.model, sites), _evaluating(adapted.module), torch.enable_grad():
         for batch in batches:
             torch.autograd.backward(loss(batch))

@@ -54,6 +54,9 @@ NOTES: Final[Mapping[str, Note]] = {
     "delora": _note(
         "adds a normalised low-rank product to W, its length trained apart", "DeLoRA 2025", "2503.18225"
     ),
+    "dora": _note(
+        "a variant of lora: the lengths of W's rows trained apart", "Liu et al. 2024", "2402.09353"
+    ),
     "fourierft": _note(
         "adds the inverse Fourier transform of few coefficients to W", "Gao et al. 2024", "2405.03003"
     ),
@@ -81,23 +84,54 @@ NOTES: Final[Mapping[str, Note]] = {
     ),
     "lokr": _note("adds a Kronecker product to W", "Yeh et al. 2024", "2309.14859"),
     "lora": _note("adds a low-rank product to W", "Hu et al. 2022", "2106.09685"),
+    "mam": _note(
+        "a network beside the FFN and a prefix (`parallel` + `prefix_tuning`)", "He et al. 2022", "2110.04366"
+    ),
+    "lora+": _note("a variant of lora: B learns faster than A", "Hayou et al. 2024", "2402.12354"),
+    "lora-fa": _note("a variant of lora: A stays at its random start", "Zhang et al. 2023", "2308.03303"),
     "miss": _note("adds one small matrix, repeated over shards, to W", "MiSS 2024", "2409.15371"),
     "oft": _note("rotates W block by block", "Qiu et al. 2023", "2306.07280"),
+    "olora": _note(
+        "a variant of lora: starts at the QR factors of W, a frozen half takes them out",
+        "Büyükakyüz 2024",
+        "2406.01775",
+    ),
     "osf": _note("trains W outside its leading singular directions", "Nayak et al. 2025", "2504.07097"),
+    "p_tuning": _note("puts vectors that a network makes before the tokens", "Liu et al. 2021", "2103.10385"),
+    "p_tuning_v2": _note(
+        "puts keys and values before those of the tokens (`prefix_tuning`)", "Liu et al. 2022", "2110.07602"
+    ),
     "parallel": _note("adds a scaled network beside the FFN", "He et al. 2022", "2110.04366"),
     "peanut": _note("adds a network applied to W itself", "PEANuT 2024", "2410.01870"),
     "pfeiffer": _note("adds a network after the FFN", "Pfeiffer et al. 2021", "2005.00247"),
+    "prefix_tuning": _note(
+        "puts keys and values before those of the tokens, in every layer", "Li and Liang 2021", "2101.00190"
+    ),
+    "prompt_tuning": _note(
+        "puts vectors before the tokens, or behind the patches of a picture",
+        "Lester et al. 2021",
+        "2104.08691",
+    ),
+    "pissa": _note(
+        "a variant of lora: starts at the principal directions of W, a frozen half takes them out",
+        "Meng et al. 2024",
+        "2404.02948",
+    ),
     "psoft": _note("rotates W in its principal subspace", "PSOFT 2026", f"{_OPENREVIEW}FSHrinMArK"),
     "pvera": _note("VeRA with a distribution over its vectors", "PVeRA 2025", "2512.07703"),
     "randlora": _note(
         "adds scaled sums of random products to W, of full rank", "RandLoRA 2025", "2502.00987"
     ),
     "road": _note("rotates the output in planes", "RoAd 2024", "2409.00119"),
+    "rslora": _note("a variant of lora: scaled by the root of the rank", "Kalajdzievski 2023", "2312.03732"),
     "shira": _note("adds to few entries of W", "SHiRA 2024", "2406.13175"),
     "supertuning": _note("adds to the largest entries of W", "Super-Tuning 2026", "2607.09287"),
     "tinylora": _note("adds a few numbers, through W's singular vectors", "TinyLoRA 2026", "2602.04118"),
     "trainable_tokens": _note("trains chosen rows of the embedding"),
     "unilora": _note("adds low-rank products made of one vector to all W", "Uni-LoRA 2025", "2506.00799"),
+    "unipelt": _note(
+        "`lora`, `pfeiffer` and `prefix_tuning`, each with a gate per layer", "Mao et al. 2022", "2110.07577"
+    ),
     "vblora": _note(
         "adds low-rank products put together from a bank of vectors", "VB-LoRA 2024", "2405.15179"
     ),

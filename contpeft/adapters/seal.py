@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from contpeft.adapters.fingerprint import base_model, base_tensors
+from contpeft.adapters.fingerprint import base_model, base_seal
 from contpeft.spec import BaseModel
 
 __all__ = ["Seal"]
@@ -25,7 +25,7 @@ class Seal:
             model: with no adapter in it.
             head: the head inside the model, which is no part of the base.
         """
-        tensors = [(id(t), t._version, t.dtype) for t in base_tensors(model, head).values()]
+        tensors = base_seal(model, head)
         if self._known is None or tensors != self._tensors:
             self._known, self._tensors = base_model(model, head), tensors
         return self._known

@@ -122,7 +122,7 @@ def _manifest(pl_module: L.LightningModule, continual: ContinualAdapter) -> dict
     return {
         "task": continual.task.name,
         "base": adapted.base.fingerprint,
-        "adapter": None if attachment is None else json_digest(attachment.config_json()),
+        "adapter": None if attachment is None else json_digest(attachment.made_json()),
     }
 
 

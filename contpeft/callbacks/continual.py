@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from contpeft.adapters import AdaptedModel, AnySpec
+from contpeft.adapters.dynamics import Dynamics
 from contpeft.callbacks.guards import (
     check_dtype,
     check_steps_taken,
+    planned_steps,
     refuse_manual,
     refuse_settings,
     verify_optimizers,
 )
+from contpeft.callbacks.passes import in_two_passes
 from contpeft.callbacks.shared import Patches, add_to_loss, as_store, on_rank_zero
 from contpeft.errors import IntegrityError, TrainingError, UnsupportedError
 from contpeft.spec import AdapterSpec, Task, Version, check_name
@@ -46,6 +49,7 @@ class _Fit:
         trainable: what the adapter and the head train.
         dtype: of the base when the adapter was attached.
         before: trainable parameters before the update that is to be corrected.
+        stepping: whether the optimizer has begun a step whose end was not seen yet.
         steps: batches trained on, those before a resumption included.
         seconds: time trained before a resumption.
         started: when training started in this process; None until then.
@@ -55,9 +59,16 @@ class _Fit:
     trainable: list[nn.Parameter] = field(default_factory=list)
     dtype: torch.dtype | None = None
     before: dict[str, Tensor] | None = None
+    stepping: bool = False
     steps: int = 0
     seconds: float = 0.0
     started: float | None = None
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """What the adapter's method does around every step."""
+        attached = None if self.context is None else self.context.adapted.attachment
+        return Dynamics() if attached is None else attached.dynamics
 
     def elapsed(self) -> float:
         """Returns the seconds trained so far."""
@@ -129,7 +140,9 @@ class ContinualAdapter(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: primitives only."""
-        return {"task": self.task.name, "steps": self._fit.steps, "seconds": self._fit.elapsed()}
+        told = {"task": self.task.name, "steps": self._fit.steps, "seconds": self._fit.elapsed()}
+        kept = self._fit.dynamics.state()
+        return told | {"dynamics": kept} if kept else told
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes steps and time of the fit that is resumed.
@@ -143,6 +156,8 @@ class ContinualAdapter(L.Callback):
                 "resume with the task it was written for"
             )
         self._fit.steps, self._fit.seconds = state_dict["steps"], state_dict["seconds"]
+        if "dynamics" in state_dict:
+            self._fit.dynamics.resume(state_dict["dynamics"])
 
     # --- attach ---------------------------------------------------------------------------------
 
@@ -163,9 +178,6 @@ class ContinualAdapter(L.Callback):
             self._patches.replace(pl_module, "configure_model", self._then_attach(pl_module))
         else:
             self._attach(pl_module)
-        if self.recipe.penalty is not None:
-            penalised = add_to_loss(pl_module.training_step, self._penalty)
-            self._patches.replace(pl_module, "training_step", penalised)
 
     def _attach(self, pl_module: L.LightningModule) -> None:
         adapted = AdaptedModel.of(pl_module, **self._paths)
@@ -174,8 +186,22 @@ class ContinualAdapter(L.Callback):
         self.recipe.start(self._fit.context)
         self._fit.trainable = adapted.train_only()
         self._fit.dtype = next(adapted.model.parameters()).dtype
+        self._change_step(pl_module)
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
         self._set_mode(base_training=True)
+
+    def _change_step(self, pl_module: L.LightningModule) -> None:
+        """Lets ``training_step`` do what the method and the recipe do to the loss."""
+        dynamics = self._fit.dynamics
+        if not dynamics.idle:
+            refuse_manual(pl_module)
+        if dynamics.consistency:
+            head = self.context.adapted.head
+            twice = in_two_passes(pl_module.training_step, head, dynamics.consistency)
+            self._patches.replace(pl_module, "training_step", twice)
+        if self.recipe.penalty is not None or not dynamics.idle:
+            penalised = add_to_loss(pl_module.training_step, self._penalty)
+            self._patches.replace(pl_module, "training_step", penalised)
 
     def _then_attach(self, pl_module: L.LightningModule) -> Callable[[], None]:
         """Returns a ``configure_model`` that attaches once the module has built its model."""
@@ -231,6 +257,8 @@ class ContinualAdapter(L.Callback):
         """
         verify_optimizers(trainer, pl_module, self._fit.trainable)
         check_dtype(trainer, self.context.adapted.model, self._fit.dtype)
+        dynamics = self._fit.dynamics
+        dynamics.prepare(planned_steps(trainer) if dynamics.plans else None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the base in the chosen mode and starts the clock."""
@@ -240,7 +268,10 @@ class ContinualAdapter(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Remembers the parameters if the recipe corrects the update to come."""
+        """Remembers the parameters if method or recipe change the update to come."""
+        if not self._fit.stepping:  # some optimizers evaluate several times in one step
+            self._fit.dynamics.before_step()
+        self._fit.stepping = True
         if self.recipe.projection is not None and self._fit.before is None:
             trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
             self._fit.before = {name: p.detach().clone() for name, p in trainable.items()}
@@ -248,14 +279,19 @@ class ContinualAdapter(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the step and lets the recipe correct the update just applied."""
+        """Counts the step and lets the method, then the recipe change the update just applied."""
         self._fit.steps += 1
+        if self._fit.stepping:
+            self._fit.dynamics.after_step(trainer.global_step - 1)
+            self._fit.stepping = False
         if self._fit.before is not None:
             self.recipe.project(self.context, self._fit.before)
             self._fit.before = None
 
     def _penalty(self, batch: Any, outputs: Any) -> Tensor | None:
-        return self.recipe.loss(self.context, batch, outputs)
+        terms = (self.recipe.loss(self.context, batch, outputs), self._fit.dynamics.loss())
+        added = [term for term in terms if term is not None]
+        return sum(added[1:], start=added[0]) if added else None
 
     # --- register -------------------------------------------------------------------------------
 
@@ -269,6 +305,7 @@ class ContinualAdapter(L.Callback):
         if getattr(trainer, "fast_dev_run", False):
             rank_zero_info("fast_dev_run trains a few batches: nothing is registered")
             return
+        self._fit.dynamics.finish(trainer.global_step)
         what = f"registering task {self.task.name!r}"
         self.registered = on_rank_zero(trainer, what, self._register)
 

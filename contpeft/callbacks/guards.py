@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import lightning.pytorch as L
@@ -12,7 +13,14 @@ from torch import nn
 
 from contpeft.errors import TrainingError, UnsupportedError
 
-__all__ = ["check_dtype", "check_steps_taken", "refuse_manual", "refuse_settings", "verify_optimizers"]
+__all__ = [
+    "check_dtype",
+    "check_steps_taken",
+    "planned_steps",
+    "refuse_manual",
+    "refuse_settings",
+    "verify_optimizers",
+]
 
 
 def refuse_settings(trainer: L.Trainer) -> None:
@@ -48,7 +56,7 @@ def _refuse_strategy(strategy: Strategy) -> None:
 
 
 def refuse_manual(module: L.LightningModule) -> None:
-    """Refuses a module that takes its optimizer steps itself, for recipes that change loss or update.
+    """Refuses a module that takes its optimizer steps itself, where loss or update are to be changed.
 
     Raises:
         UnsupportedError: if optimization is manual: what ``training_step`` returns is then ignored,
@@ -56,9 +64,16 @@ def refuse_manual(module: L.LightningModule) -> None:
     """
     if not module.automatic_optimization:
         raise UnsupportedError(
-            f"{type(module).__name__} optimizes manually, where a penalty or projection has no effect; "
-            "let Lightning optimize (automatic_optimization = True), or use a recipe without them"
+            f"{type(module).__name__} optimizes manually, where penalties, projections and a method's work "
+            "around a step have no effect; let Lightning optimize (automatic_optimization = True), or use a "
+            "recipe and a method without them"
         )
+
+
+def planned_steps(trainer: L.Trainer) -> int | None:
+    """Returns how many optimizer steps the fit has, or None if it has no planned end."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if math.isfinite(steps) else None
 
 
 def check_dtype(trainer: L.Trainer, base: nn.Module, attached: torch.dtype | None) -> None:

@@ -54,6 +54,8 @@ def add_to_loss(
         if outputs is None or (isinstance(outputs, Mapping) and "loss" not in outputs):
             return outputs  # Lightning skips the batch, or says what is missing
         added = extra(batch, outputs)
+        if added is None:
+            return outputs
         if isinstance(outputs, Mapping):
             return {**outputs, "loss": outputs["loss"] + added}
         return outputs + added

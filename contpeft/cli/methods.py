@@ -43,7 +43,7 @@ def methods(
     from contpeft.adapters.catalogue import catalogue, reference_model
     from contpeft.adapters.methods_page import methods_page
     from contpeft.adapters.pretrained import load_base
-    from contpeft.experiments.packages import resolve_model
+    from contpeft.experiments.archives import resolve_model
 
     rows = catalogue(load_base(Path(resolve_model(model)), ()) if model else reference_model())
     if markdown:

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from contpeft.cli import (
+    store_attention,
     store_calibrate,
     store_change,
     store_compress,
@@ -55,6 +56,7 @@ app.command(rich_help_panel=READ, epilog=store_show.LOG_EXAMPLES)(store_show.log
 app.command(rich_help_panel=READ, epilog=store_show.TREE_EXAMPLES)(store_show.tree)
 app.command(rich_help_panel=READ, epilog=store_show.DIFF_EXAMPLES)(store_show.diff)
 app.command(rich_help_panel=READ, epilog=store_inspect.INSPECT_EXAMPLES)(store_inspect.inspect)
+app.command(rich_help_panel=READ, epilog=store_attention.ATTENTION_EXAMPLES)(store_attention.attention)
 app.command(rich_help_panel=READ, epilog=store_find.QUERY_EXAMPLES)(store_find.query)
 app.command(rich_help_panel=READ, epilog=store_show.DU_EXAMPLES)(store_show.du)
 app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.path)
@@ -67,6 +69,9 @@ app.command(rich_help_panel=MERGE, epilog=store_fuse.FUSE_EXAMPLES)(store_fuse.f
 app.command(rich_help_panel=MERGE, epilog=store_fuse.RULES_EXAMPLES)(store_fuse.rules)
 app.command(rich_help_panel=MERGE, epilog=store_fuse.VERIFY_EXAMPLES)(store_fuse.verify_recipe)
 app.command(rich_help_panel=WRITE, epilog=store_compress.COMPRESS_EXAMPLES)(store_compress.compress)
+app.command("prune-fusion", rich_help_panel=MERGE, epilog=store_attention.PRUNE_FUSION_EXAMPLES)(
+    store_attention.prune_fusion
+)
 app.command(rich_help_panel=EXCHANGE, epilog=store_exchange.EXPORT_EXAMPLES)(store_exchange.export)
 app.command("import", rich_help_panel=EXCHANGE, epilog=store_exchange.IMPORT_EXAMPLES)(
     store_exchange.import_folder

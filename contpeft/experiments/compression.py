@@ -11,7 +11,7 @@ from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.task_rows import TaskRows
 from contpeft.store.compression.compressing import Candidate
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "answered", "measure"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,19 @@ def measure(evaluation: Evaluation, planned: Candidate) -> tuple[Measured, ...]:
 def _measured(evaluation: Evaluation, planned: Candidate) -> Iterator[Measured]:
     for version, state in zip(planned.versions, planned.states(), strict=True):
         ref = evaluation.resolve(version.ref)
-        tasks = _answered(evaluation, ref)
+        tasks = answered(evaluation, ref)
         before = fmean(evaluation.score(ref, task) for task in tasks)
         with evaluation.guest(state, (ref,)) as guest:
             after = fmean(evaluation.score(guest, task) for task in tasks)
         yield Measured(ref, len(tasks), before, after)
 
 
-def _answered(evaluation: Evaluation, ref: str) -> list[TaskRows]:
-    """Returns the tasks whose classes a head of the version knows."""
+def answered(evaluation: Evaluation, ref: str) -> list[TaskRows]:
+    """Returns the tasks whose classes a head of a version knows.
+
+    Raises:
+        UsageError: if there is none.
+    """
     found, reason = [], ""
     for task in evaluation.tasks:
         try:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from contpeft.adapters import AdaptedModel
+from contpeft.adapters.fusion import FUSION, FusionAttachment
 from contpeft.digest import json_digest
+from contpeft.errors import UsageError
 from contpeft.experiments.config import Experiment
 from contpeft.experiments.examples import Examples
 from contpeft.experiments.guests import provisional
 from contpeft.experiments.lending import check_heads, with_head
-from contpeft.experiments.task_rows import TaskRows, answerable, rows_of
+from contpeft.experiments.task_rows import TaskRows, answerable, rows_of, some_of
 from contpeft.spec import AdapterState, BaseModel, Part, Protocol, Score, Single, Version
 from contpeft.store import AdapterStore
 from contpeft.strategies import Answerer, Features, as_classifier, composition_key
@@ -26,6 +28,9 @@ __all__ = ["Evaluation"]
 
 _WAY: Final = "evaluation"
 _LOSS: Final = "cross_entropy"
+
+Seen = Callable[[Mapping[str, Tensor], Any], None]
+"""Called with the attention of each site of a fusion, and the batch that was read."""
 
 
 class Evaluation:
@@ -42,6 +47,7 @@ class Evaluation:
 
     Attributes:
         tasks: what is measured on, in the order of the stream.
+        lessons: training rows of each task, by its name, at most as many.
 
     Raises:
         ConfigError: if the module cannot be built, or the stream not be made.
@@ -65,6 +71,7 @@ class Evaluation:
         stream = experiment.stream.build(experiment.seed)
         self._scenario = stream.scenario
         self.tasks = tuple(rows_of(data, rows, experiment.seed) for data in stream)
+        self.lessons = {data.name: some_of(data.train, rows, experiment.seed) for data in stream}
         check_heads(self._heads, [each.name for each in self.tasks])
 
     @cached_property
@@ -95,7 +102,7 @@ class Evaluation:
             NotFoundError: if there is no such version.
             BaseMismatchError: if it was trained on another base model.
         """
-        version = self._show(ref)
+        version = self.show(ref)
         self._adapted.check_base(version)
         return version.ref
 
@@ -105,7 +112,7 @@ class Evaluation:
         Raises:
             SpecError: if no head answers, or several could.
         """
-        return with_head(self._show(ref), task.task, self._show, self._heads)
+        return with_head(self.show(ref), task.task, self.show, self._heads)
 
     def labels(self, ref: str, task: TaskRows, protocol: Protocol = "task_aware") -> tuple[str, ...]:
         """Returns the label a version gives each row of a task.
@@ -167,6 +174,28 @@ class Evaluation:
         """
         return self._answerer.scores(part, rows.inputs, rows.digest())
 
+    def attention(self, ref: str, rows: Examples, see: Seen) -> None:
+        """Lets a fusion read rows, and tells of each batch which of its members the tokens attend to.
+
+        Args:
+            ref: the fusion, or a guest.
+            rows: what it reads.
+            see: called with the weights ``(B, T, N)`` of each site, by its path, and with the batch.
+
+        Raises:
+            UsageError: if the version is no fusion.
+            BaseMismatchError: if it was trained on another base model.
+        """
+        version = self.show(ref)
+        if version.kind != FUSION:
+            raise UsageError(f"{version.ref} is of kind {version.kind!r}; only fusions attend to members")
+        with self._adapted.applied(Single(ref), self._load):
+            fusion = self._adapted.attachment
+            assert isinstance(fusion, FusionAttachment)
+            fusion.watch()
+            features = Features(self._adapted, self._experiment.eval_batch_size)
+            features.visit(rows.inputs, lambda batch: see(fusion.attention(), batch))
+
     @contextmanager
     def guest(self, state: AdapterState, parents: tuple[str, ...]) -> Iterator[str]:
         """Lets an adapter that is not stored be measured inside the block, by the name this yields.
@@ -184,7 +213,8 @@ class Evaluation:
         finally:
             self._guests.pop(version.ref, None)
 
-    def _show(self, ref: str) -> Version:
+    def show(self, ref: str) -> Version:
+        """Returns the catalogue entry of a version, or what a guest's would be."""
         return self._guests[ref][0] if ref in self._guests else self._store.show(ref)
 
     def _load(self, ref: str) -> tuple[Version, AdapterState]:
@@ -196,7 +226,7 @@ class Evaluation:
         return json_digest(self._experiment.identity().get("module"))
 
     def _key(self, single: Single, among: tuple[str, ...] | None) -> str:
-        return composition_key(single, self.base, self._show, f"{self.reads}{among}")
+        return composition_key(single, self.base, self.show, f"{self.reads}{among}")
 
     def _known(self, key: str, task: TaskRows, protocol: Protocol, metric: str) -> float | None:
         score = self._store.cached_score(composition=key, data=task.digest, protocol=protocol, metric=metric)

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from contpeft.errors import NotFoundError
-from contpeft.experiments.packages import resolve_model
+from contpeft.experiments.archives import resolve_model
 
 __all__ = ["ImageClassifier", "TextClassifier"]
 

@@ -18,7 +18,7 @@ from typing import Literal
 from contpeft.digest import json_digest
 from contpeft.errors import IntegrityError, NotFoundError, suggest
 
-__all__ = ["PACKAGES", "Package", "packaged_data", "packaged_model", "resolve_model"]
+__all__ = ["PACKAGES", "Package", "cache_folder", "packaged_data", "packaged_model"]
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,6 @@ def packaged_data(name: str) -> Path:
     return _verified_folder(name, "data")
 
 
-def resolve_model(name_or_path: str) -> str:
-    """Returns what to hand to ``from_pretrained``.
-
-    A packaged model's name becomes its folder. Anything else stays as it is: a local folder is read
-    by transformers from there, and any other name it looks up on a hub.
-
-    Raises:
-        NotFoundError: if the name is a packaged model's and its package is not installed.
-        IntegrityError: if a file of a packaged model is missing or is not the pinned one.
-    """
-    return str(packaged_model(name_or_path)) if name_or_path in _names("model") else name_or_path
-
-
 def _names(kind: str) -> list[str]:
     return [name for name, package in PACKAGES.items() if package.kind == kind]
 
@@ -144,7 +131,7 @@ def _verify(path: Path, sha256: str, package: Package) -> None:
     if not path.is_file():
         raise IntegrityError(f"{path} is missing from {package.distribution}; {mend}")
     stat = path.stat()
-    seen = _cache_folder() / "verified" / json_digest([str(path), stat.st_size, stat.st_mtime_ns, sha256])
+    seen = cache_folder() / "verified" / json_digest([str(path), stat.st_size, stat.st_mtime_ns, sha256])
     if seen.exists():
         return
     with path.open("rb") as file:
@@ -155,5 +142,6 @@ def _verify(path: Path, sha256: str, package: Package) -> None:
     seen.touch()
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Returns where contpeft keeps what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contpeft"

@@ -11,7 +11,7 @@ from contpeft.experiments.sampling import shuffled
 from contpeft.experiments.tasks import TaskData
 from contpeft.spec import Protocol, Task
 
-__all__ = ["TaskRows", "answerable", "rows_of"]
+__all__ = ["TaskRows", "answerable", "rows_of", "some_of"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,18 @@ def rows_of(data: TaskData, count: int | None = None, seed: int = 0) -> TaskRows
     Raises:
         UsageError: if ``count`` is below 1.
     """
+    return TaskRows(data.task, some_of(data.test, count, seed))
+
+
+def some_of(rows: Examples, count: int | None = None, seed: int = 0) -> Examples:
+    """Returns rows, or some of them; takes and raises what :func:`rows_of` does."""
     if count is not None and count < 1:
         raise UsageError(f"rows is {count}; it must be at least 1, or None for all")
-    if count is None or count >= len(data.test):
-        return TaskRows(data.task, data.test)
-    place = {row_id: index for index, row_id in enumerate(data.test.ids)}
-    drawn = shuffled(data.test.ids, seed)[:count]
-    return TaskRows(data.task, data.test.select(sorted(place[row_id] for row_id in drawn)))
+    if count is None or count >= len(rows):
+        return rows
+    place = {row_id: index for index, row_id in enumerate(rows.ids)}
+    drawn = shuffled(rows.ids, seed)[:count]
+    return rows.select(sorted(place[row_id] for row_id in drawn))
 
 
 def answerable(task: TaskRows, protocol: Protocol) -> tuple[str, ...] | None:

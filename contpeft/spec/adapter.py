@@ -47,8 +47,18 @@ class AdapterSpec:
         """
         return cls("auto", budget=budget)
 
+    @classmethod
+    def union(cls, *parts: AdapterSpec, gated: bool = False) -> AdapterSpec:
+        """Returns several adapters that are attached, trained and stored as one.
+
+        Args:
+            parts: two or more, which change different places of the model.
+            gated: whether a trained gate in each layer scales what each part does (Mao et al. 2022).
+        """
+        return cls("union", parts=[part.to_json() for part in parts], gated=gated)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the spec as one flat JSON object."""
+        """Returns the spec as one JSON object."""
         return {"method": self.method, **self.options}
 
     @classmethod
@@ -69,10 +79,11 @@ class HeadSpec:
     """A classifier head as stored with a version.
 
     Attributes:
-        kind: ``"cosine"``, ``"linear"`` (ours), ``"statistics"`` (class means and a shared
-            covariance), or ``"own"`` (the user's module, kept as it is).
+        kind: ``"cosine"``, ``"linear"`` (ours), ``"mlp"`` (one or two layers, AdapterHub's),
+            ``"statistics"`` (class means and a shared covariance), or ``"own"`` (the user's module,
+            kept as it is).
         classes: label names in the order of the head's outputs; empty when unknown (``"own"``).
-        options: what else rebuilds it (``scale``, ``rule``, ``shrinkage``, ``path``).
+        options: what else rebuilds it (``scale``, ``layers``, ``rule``, ``shrinkage``, ``path``).
     """
 
     kind: str

@@ -1,10 +1,13 @@
-"""Names of adapter methods that are not PEFT's own."""
+"""Names of adapter methods that are not PEFT's own, and of what is put together from several."""
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ADDED_METHODS"]
+__all__ = ["ADDED_METHODS", "UNION"]
 
 ADDED_METHODS: Final = frozenset({"adamix", "bitfit", "compacter", "houlsby", "parallel", "pfeiffer"})
 """What :mod:`contpeft.adapters` registers with PEFT; a program that loads such a folder imports it first."""
+
+UNION: Final = "union"
+"""The kind of versions whose parts are attached together; ``parts`` in their configuration are those."""

@@ -1,15 +1,17 @@
 """Files from elsewhere: read within limits, whatever is in them; refused in one line.
 
 What parsers let pass is looked for here: a key that is there twice, a number that is none, a header
-of hundreds of thousands of tensors, a name that is a path. Pickles are not opened at all.
+of hundreds of thousands of tensors, a name that is a path. Pickles are opened for those alone who insist,
+and then nothing but tensors is made of them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -19,11 +21,13 @@ from contpeft.store.disk import one_line_errors
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_header", "check_structure", "read_json", "read_tensors", "refuse_pickle"]
+__all__ = ["check_header", "check_structure", "read_json", "read_pickle", "read_tensors", "refuse_pickle"]
 
 HEADER_BYTES: Final = 8_000_000
 TENSORS: Final = 20_000
 _TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,512}\Z")
+# AdapterHub's fusions have the names of their members in those of tensors.
+_LISTED_NAME: Final = re.compile(r"[A-Za-z0-9_.,\-]{1,512}\Z")
 _DTYPES: Final = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
 _PICKLES: Final = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
@@ -51,32 +55,80 @@ def read_json(path: Path) -> dict[str, Any]:
     return _parse(_read(path, HEADER_BYTES), path)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, *, commas: bool = False) -> dict[str, torch.Tensor]:
     """Returns the tensors of a safetensors file.
+
+    Args:
+        path: the file.
+        commas: whether names may have them.
 
     Raises:
         NotFoundError: if there is no such file.
         IntegrityError: if it is malformed, has more than 20,000 tensors or a header of more than 8 MB,
             a hostile name, or a value that is NaN or infinite.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     data = _read(path)
-    check_header(data, path)
+    check_header(data, path, commas=commas)
     try:
         tensors = load(data)
     except (SafetensorError, RuntimeError, OverflowError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _damaged(path, f"tensor {name!r} has values that are NaN or infinite")
+    _check_finite(tensors, path)
     return tensors
 
 
-def check_header(data: bytes, what: Path | str) -> None:
+def read_pickle(path: Path, *, commas: bool = False) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a file that ``torch.save`` wrote, for those who insist: only tensors are made.
+
+    Args:
+        path: the file.
+        commas: whether names may have them.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        IntegrityError: if it holds anything else than up to 20,000 dense tensors by name, a hostile name, or
+            a value that is NaN or infinite.
+    """
+    from pickle import UnpicklingError  # noqa: TID251 - the error alone
+
+    import torch
+
+    data = _read(path)
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _damaged(path, f"it is no pickle of tensors alone: {reason}") from error
+    if not isinstance(found, dict) or len(found) > TENSORS:
+        raise _damaged(path, f"it holds a {type(found).__name__}, not up to {TENSORS:,} tensors by name")
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not (_LISTED_NAME if commas else _TENSOR_NAME).match(name):
+            raise _damaged(path, f"it has a tensor named {str(name)[:60]!r}")
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise _damaged(path, f"{name!r} is no dense tensor")
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in found.items()}
+    _check_finite(tensors, path)
+    return tensors
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _damaged(path, f"tensor {name!r} has values that are NaN or infinite")
+
+
+def check_header(data: bytes, what: Path | str, *, commas: bool = False) -> None:
     """Checks what safetensors itself lets pass in a header: its size, names, types and keys.
+
+    Args:
+        data: the file.
+        what: names it in errors.
+        commas: whether names may have them.
 
     Raises:
         IntegrityError: naming what is wrong.
@@ -91,7 +143,7 @@ def check_header(data: bytes, what: Path | str) -> None:
     if len(header) > TENSORS:
         raise _damaged(what, f"it has {len(header):,} tensors, more than {TENSORS:,}")
     for name, entry in header.items():
-        if not _TENSOR_NAME.match(name):
+        if not (_LISTED_NAME if commas else _TENSOR_NAME).match(name):
             raise _damaged(what, f"it has a tensor named {name[:60]!r}")
         if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
             raise _damaged(what, f"tensor {name!r} is of no type that can be stored")

@@ -108,6 +108,22 @@ class Features:
         """Returns the scores ``(n, C)`` of the model and head as they stand, on the CPU."""
         return self._map(self._adapted.module, inputs)
 
+    def visit(self, inputs: Sequence[Any], after: Callable[[Any], None]) -> None:
+        """Lets the model as it stands read raw inputs, batch by batch.
+
+        Args:
+            inputs: raw inputs.
+            after: called with each batch once it was read.
+        """
+        classifier = as_classifier(self._adapted.module, "reading inputs")
+
+        def read(batch: Any) -> Tensor:
+            features = classifier.encode(batch)
+            after(batch)
+            return features
+
+        self._map(read, inputs)
+
     def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
         module, size = self._adapted.module, self._batch_size
         classifier = as_classifier(module, "answering")

@@ -50,7 +50,7 @@ class FromLast:
             return ()
         version, state = context.previous
         context.adapted.check_base(version)
-        context.adapted.attach_state(state)
+        context.adapted.attach_state(state, context.spec)
         return (Parent(version.ref, "continued"),)
 
 

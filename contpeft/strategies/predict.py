@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contpeft.adapters import AdaptedModel, Load, StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Composition, Parallel, Part, Route, Single
+from contpeft.spec import AdapterState, Base, Composition, Parallel, Part, Route, Single, Version
 from contpeft.strategies.features import Features
 
 __all__ = ["Answerer", "best_labels", "task_choice"]
@@ -111,6 +111,10 @@ class Answerer:
             BaseMismatchError: if a version was trained on another base model.
         """
         loaded = {ref: self._load(ref) for ref in single.refs()}
+
+        def load(ref: str) -> tuple[Version, AdapterState]:
+            return loaded[ref] if ref in loaded else self._load(ref)  # what a fusion is over
+
         if isinstance(single, Single) and loaded[single.ref][0].kind == "statistics":
             if single.head is not None:
                 raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
@@ -119,7 +123,7 @@ class Answerer:
         head = loaded[single.answering][1].head
         if head is None or not head.classes:
             raise SpecError(f"the head of {single.answering} does not know the labels of its outputs")
-        with self._adapted.applied(single, loaded.__getitem__):
+        with self._adapted.applied(single, load):
             return self._features.scores(inputs), head.classes
 
     def _statistics_head(self, ref: str) -> StatisticsHead:

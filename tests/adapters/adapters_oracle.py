@@ -120,7 +120,7 @@ def find(module: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def watch(model: nn.Module, family: Family) -> list[Seen]:
+def watch(model: nn.Module, family: Family, ids: Tensor = IDS[:, :6]) -> list[Seen]:
     """Returns what each layer computes for one batch."""
     seen, hooks = [], []
     for layer in find(model, family.layers):
@@ -135,7 +135,7 @@ def watch(model: nn.Module, family: Family) -> list[Seen]:
         ]
     pixels = torch.linspace(-1, 1, 2 * 3 * 64, dtype=torch.float64).reshape(2, 3, 8, 8)
     with torch.no_grad():
-        model(pixels if family.make is vit else IDS[:, :6])
+        model(pixels if family.make is vit else ids)
     for hook in hooks:
         hook.remove()
     return seen

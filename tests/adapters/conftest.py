@@ -27,10 +27,3 @@ def minilm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minilm(minilm_folder: Path) -> BertModel:
     """The first two layers of a trained sentence encoder."""
     return AutoModel.from_pretrained(minilm_folder, num_hidden_layers=2)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """BOFT looks for a compiler, and leaves these variables set when there is none."""
-    for name, value in {"CC": "gcc", "CXX": "gcc", "TORCH_EXTENSIONS_DIR": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""Every method that is a set of layers: trained alone, taken out without a trace, read back bit for bit."""
+"""Every method: trained alone, taken out without a trace, read back bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_methods import each_method, quiet, spec
+from adapters_methods import OTHERWISE_TRAINED, each_method, each_set_of_layers, quiet, spec
 from adapters_tiny import IDS, QUERY, bert, gpt2, logits, look, same, trained, values
 from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -24,8 +24,16 @@ INEXACT_START = {
     "fourierft": 1e-1,
     "frod": 1e-6,
     "hra": 1e-6,
+    "mam": 0.1,
+    "p_tuning": 0.1,
+    "p_tuning_v2": 0.1,
+    "prefix_tuning": 0.1,
+    "prompt_tuning": 0.1,
+    "olora": 1e-6,
     "osf": 1e-6,
+    "pissa": 1e-6,
     "unilora": 1e-4,
+    "unipelt": 0.1,
     "vblora": 1e-4,
 }
 
@@ -56,7 +64,7 @@ def test_a_method_leaves_the_base_alone_and_no_trace(method: str) -> None:
 
 
 @quiet
-@each_method
+@each_set_of_layers
 def test_only_what_the_method_trains_and_the_head_get_gradients(method: str) -> None:
     model = bert()
     adapted = AdaptedModel.of(model)
@@ -66,6 +74,11 @@ def test_only_what_the_method_trains_and_the_head_get_gradients(method: str) -> 
     graded = {name for name, p in model.named_parameters() if p.grad is not None}
     assert graded == {name for name, p in model.named_parameters() if p.requires_grad}
     assert {id(p) for p in trainable} == {id(p) for p in model.parameters() if p.requires_grad}
+    if method in OTHERWISE_TRAINED:
+        adapter = graded - {"classifier.weight", "classifier.bias"}
+        assert {name.partition("self.")[2] for name in adapter} == OTHERWISE_TRAINED[method]
+        assert len(adapter) == len(attachment.trainable()) == 2 * len(OTHERWISE_TRAINED[method])
+        return
     # PEFT's own choice on an equal model.
     other = bert()
     get_peft_model(other, make_config(spec(method), other, other.classifier), adapter_name="current")
@@ -173,13 +186,11 @@ def test_unknown_names_are_named_with_the_nearest(wrong: AdapterSpec, message: s
 
 @pytest.mark.parametrize(
     "method",
-    ["prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt", "cpt", "poly", "xlora", "shadow"],
+    ["adaption_prompt", "cartridge", "cpt", "multitask_prompt_tuning", "poly", "xlora", "shadow"],
 )
-def test_what_is_no_set_of_layers_is_refused(method: str) -> None:
+def test_what_needs_the_forward_of_peft_is_refused(method: str) -> None:
     assert method not in method_names()
-    with pytest.raises(
-        UnsupportedError, match=f"method '{method}' changes a model's inputs or needs PEFT's own"
-    ):
+    with pytest.raises(UnsupportedError, match=f"method '{method}' needs PEFT's own forward"):
         check_spec(AdapterSpec(method))
 
 
@@ -190,9 +201,9 @@ def test_what_an_old_peft_cannot_save_is_refused(monkeypatch: pytest.MonkeyPatch
         check_spec(AdapterSpec("pfeiffer"))
 
 
-def test_a_prompt_configuration_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="method 'prompt_tuning'"):
-        AdaptedModel.of(bert()).attach(PromptTuningConfig(num_virtual_tokens=2))
+def test_a_prompt_configuration_of_peft_is_taken() -> None:
+    attached = AdaptedModel.of(bert()).attach(PromptTuningConfig(num_virtual_tokens=2))
+    assert {name: tuple(t.shape) for name, t in attached.tensors().items()} == {"prompt_embeddings": (2, 16)}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +234,7 @@ def test_an_option_that_reaches_beyond_the_adapter_is_refused(option: str, value
     ("refused", "reason"),
     [
         (AdapterSpec("lora", r=0), "`r` should be a positive integer"),
-        (AdapterSpec("adalora"), "`total_step`"),
+        (AdapterSpec("adalora", total_step=0), "`total_step`"),
         (AdapterSpec("c3a", block_size=7), "block size should be a factor"),
         # Fits the first target, not the second: there is a layer in the model when it fails.
         (

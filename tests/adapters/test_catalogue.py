@@ -44,6 +44,8 @@ def test_numbers_are_those_of_the_method(rows: dict[str, MethodRow]) -> None:
     one = (16 + 1) + (16 + 16)  # down and up of width 1, with biases
     assert (rows["lora"].trainable, rows["lora"].stored) == (lora, lora)
     assert rows["lora"].share == lora / base
+    assert (rows["pissa"].trainable, rows["pissa"].stored) == (lora, 2 * lora)  # a frozen half beside it
+    assert (rows["lora-fa"].trainable, rows["lora-fa"].stored) == (lora // 2, lora)
     assert (rows["pfeiffer"].trainable, rows["houlsby"].trainable) == (2 * one, 4 * one)
     assert (rows["adamix"].trainable, rows["adamix"].stored) == (2 * 4 * one, 2 * one)
     biases = sum(p.numel() for name, p in bert().named_parameters() if name.endswith("bias"))
@@ -62,20 +64,31 @@ def test_bytes_are_those_of_the_numbers_stored(rows: dict[str, MethodRow]) -> No
 
 
 def test_operations_are_those_of_the_matrices_that_are_added(rows: dict[str, MethodRow]) -> None:
-    """Two operations an entry of each factor; one token of 16 goes through each once."""
+    """Two operations an entry of each factor; one token of 8 goes through each once."""
     assert rows["lora"].flops == 2 * (2 * 2 * (8 * 16 + 16 * 8))
     assert rows["pfeiffer"].flops == 2 * 2 * (16 + 16)
     assert (rows["ia3"].flops, rows["bitfit"].flops, rows["c3a"].flops) == (0, 0, None)
+    assert rows["prompt_tuning"].flops is None  # 20 virtual tokens do not fit into 16 positions
 
 
 def test_operations_of_a_model_are_those_of_its_layers() -> None:
     layer = 4 * 16 * 16 + 2 * 16 * 32
-    # Attention has no weights: each of 16 tokens meets the others twice.
-    attention = 2 * 16 * 16
+    # Attention has no weights: each of 8 tokens, half of the positions, meets the others twice.
+    attention = 2 * 8 * 16
     model = encoder()
     model.set_attn_implementation("eager")
     assert flops_per_token(model) == 2 * 2 * (layer + attention)
     assert flops_per_token(vit()) is None
+
+
+def test_a_network_that_makes_a_prompt_is_trained_and_not_stored(rows: dict[str, MethodRow]) -> None:
+    vectors = 20 * 16
+    network = 3 * (16 * 16 + 16)
+    assert (rows["p_tuning"].trainable, rows["p_tuning"].stored) == (vectors + network, vectors)
+    assert (rows["prefix_tuning"].trainable, rows["prefix_tuning"].stored) == (4 * vectors, 4 * vectors)
+    gates = 2 * (3 * 16 + 3)
+    parts = sum(rows[name].trainable for name in ("lora", "pfeiffer"))
+    assert rows["unipelt"].trainable == parts + 10 * 16 * 4 + gates
 
 
 def test_a_method_that_cannot_be_attached_says_why(rows: dict[str, MethodRow]) -> None:
@@ -88,12 +101,18 @@ def test_a_method_that_cannot_be_attached_says_why(rows: dict[str, MethodRow]) -
 
 def test_who_merges_and_who_reads(rows: dict[str, MethodRow]) -> None:
     assert rows["lora"].merge == tuple(RULES)
-    told = {name: (rows[name].merged_by, rows[name].read_by) for name in ("lora", "ia3", "pfeiffer", "vera")}
+    names = ("dora", "lora", "lora+", "ia3", "pfeiffer", "vera", "p_tuning_v2", "mam", "unipelt")
+    told = {name: (rows[name].merged_by, rows[name].read_by) for name in names}
     assert told == {
+        "dora": (None, "PEFT"),
         "lora": ("all rules", "PEFT, engines"),
+        "lora+": ("all rules", "PEFT, engines"),
         "ia3": ("entry by entry", "PEFT"),
         "pfeiffer": ("average", "PEFT + contpeft"),
         "vera": (None, "PEFT"),
+        "p_tuning_v2": (None, "PEFT"),
+        "mam": (None, "PEFT + contpeft"),
+        "unipelt": (None, "contpeft"),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters_methods import each_method, quiet, spec
+from adapters_methods import PROMPTS, each_method, quiet, spec
 from adapters_oracle import FAMILIES, Array, adapter, find, normalised, watch
 from adapters_tiny import CLASSES, IDS, Module, bert, logits, look, same, trained, values, version
 from torch import Tensor, nn
@@ -18,6 +18,15 @@ from contpeft.adapters import AdaptedModel
 from contpeft.adapters.methods import config_from_json
 from contpeft.errors import IntegrityError, UnsupportedError
 from contpeft.spec import AdapterSpec, AdapterState, Drop, Fuse, Part, Single, Stack, Sum, Version, average
+
+A_SECOND = {"m@1": "has a prompt in it already"}
+GATED = "a union with gates cannot stand over other adapters"
+# What cannot stand over LoRA (a), or over one of its own method (m).
+REFUSED_OVER = {
+    "mam": A_SECOND,
+    **dict.fromkeys(PROMPTS, A_SECOND),
+    "unipelt": {"a@1": GATED, "m@1": GATED},
+}
 
 Stored = dict[str, tuple[Version, AdapterState]]
 # Methods whose layers compute with the base's own weights, or with a copy of a module.
@@ -106,7 +115,13 @@ def test_an_adapter_that_does_nothing_changes_no_stack(method: str) -> None:
             answered(model, Stack((Single("m@1"), Single("n@1"))), kept)
         assert torch.equal(logits(model), logits(bert()))
         return
+    refused = REFUSED_OVER.get(method, {})
     for below in ("a@1", "m@1"):
+        if below in refused:
+            with pytest.raises(UnsupportedError, match=refused[below]):
+                answered(model, Stack((Single(below), Single("n@1"))), kept)
+            assert torch.equal(logits(model), logits(bert()))
+            continue
         under = answered(model, Stack((Single(below), Single("n@1"))), kept)
         torch.testing.assert_close(under, alone[below], rtol=1e-4, atol=slack)
         assert (under - alone["n@1"]).abs().max() > 1e-6

@@ -135,7 +135,9 @@ def test_buffers_of_the_head_come_back(store: AdapterStore, tmp_path: Path) -> N
     ("spec", "frozen"),
     [
         (AdapterSpec("vera", r=4), "vera_A"),  # random matrices between trained vectors: buffers
-        (AdapterSpec("adalora", init_r=4, total_step=99), "ranknum"),  # a parameter that never trains
+        (AdapterSpec("adalora", init_r=4, target_r=2), "ranknum"),  # a parameter that never trains
+        (AdapterSpec("lora-fa", r=4), "lora_A"),
+        (AdapterSpec("pissa", r=4), "lora_A.current.parametrizations.weight.0.frozen"),
     ],
 )
 def test_what_an_adapter_holds_frozen_is_kept(

@@ -198,7 +198,7 @@ def test_the_automatic_optimizer_of_lightning_cli_is_refused(store: AdapterStore
         configure_optimizers = L.LightningModule.configure_optimizers
 
     with pytest.raises(TrainingError, match="10 of 10 trainable tensors are in no optimizer"):
-        fit_by_cli(NoOptimizer, store, "--optimizer=Adam", "--optimizer.lr=0.01")
+        fit_by_cli(NoOptimizer, store, "--optimizer=torch.optim.Adam", "--optimizer.lr=0.01")
     assert store.versions() == []
 
 

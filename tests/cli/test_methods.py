@@ -12,7 +12,10 @@ from typer.testing import Result
 
 from contpeft.adapters.tuners import REGISTERED
 
-pytestmark = pytest.mark.skipif(not REGISTERED, reason="this release of PEFT is too old")
+pytestmark = [
+    pytest.mark.skipif(not REGISTERED, reason="this release of PEFT is too old"),
+    pytest.mark.usefixtures("no_compiler"),
+]
 Call = Callable[..., Result]
 
 
@@ -34,9 +37,12 @@ def test_methods_are_listed_for_a_model(call: Call, folder: Path) -> None:
     assert " ".join(lines["lora"]) == (
         "lora 512 14.286% 512 2.0 kB 1,024 all rules PEFT, engines adds a low-rank product to W"
     )
+    assert " ".join(lines["pissa"]).startswith(
+        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules PEFT, engines a variant of lora"
+    )
     assert " ".join(lines["pfeiffer"]).startswith("pfeiffer 49 ")
     assert "c3a: method 'c3a' refuses BertModel: The block size should be a factor" in ran.stdout
-    assert ran.stderr.startswith("listed with total_step=1000, ")
+    assert ran.stderr.startswith("listed with block_size=64, ")
 
 
 def test_methods_as_json(call: Call, folder: Path) -> None:

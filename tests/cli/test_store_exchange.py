@@ -64,6 +64,25 @@ def test_export_of_a_method_that_peft_lacks_says_what_to_import(
     )
 
 
+def test_export_of_a_union_says_how_its_parts_are_loaded(
+    call: Call, filled: AdapterStore, tmp_path: Path
+) -> None:
+    parts = [{"peft_type": "PARALLEL"}, {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 1}]
+    config = {"peft_type": "UNION", "gated": False, "parts": parts}
+    tensors = {"0.base_model.model.bottleneck_up": torch.ones(1), "1.prompt_embeddings": torch.ones(1, 4)}
+    filled.register("both", AdapterState("union", config, tensors), base=BASE)
+    out = tmp_path / "out"
+    _, said = told(call("store", "export", "both", str(out)))
+    assert lines(said)[-1] == (
+        f"load: import contpeft.adapters; PeftModel.from_pretrained(base, '{out}/0-parallel'); "
+        f"PeftModel.from_pretrained(base, '{out}/1-prefix_tuning')"
+    )
+    filled.register("gated", AdapterState("union", config | {"gated": True}, tensors), base=BASE)
+    refused = call("store", "export", "gated", str(tmp_path / "gated"))
+    assert refused.exit_code != 0
+    assert "gated@1 is a union with gates, for which PEFT has no place" in " ".join(refused.stderr.split())
+
+
 def test_export_for_engines(call: Call, served: AdapterStore, tmp_path: Path) -> None:
     arguments = ("--profile", "serving", "--base-name", "org/base", "--json")
     made = json.loads(told(call("store", "export", "mail@2", str(tmp_path / "out"), *arguments))[0])

@@ -42,6 +42,15 @@ def test_short_names_and_defaults_are_filled_in() -> None:
     assert [data.classes for data in experiment.stream.build(0)] == [("sci.space", "sci.med")]
 
 
+def test_a_union_is_a_list_of_parts() -> None:
+    parts = [{"method": "lora", "r": 4}, {"method": "prefix_tuning", "num_virtual_tokens": 8}]
+    experiment = parse_experiment(changed(adapter={"method": "union", "parts": parts}))
+    prefix = AdapterSpec("prefix_tuning", num_virtual_tokens=8)
+    assert experiment.adapter.to_json() == {"method": "union", "parts": parts}
+    gated = parse_experiment(changed(adapter={"method": "union", "parts": parts, "gated": True})).adapter
+    assert gated == AdapterSpec.union(AdapterSpec("lora", r=4), prefix, gated=True)
+
+
 def test_every_making_gives_a_fresh_module_and_trainer() -> None:
     experiment = parse_experiment(
         changed(
@@ -84,6 +93,7 @@ MISTAKES = [
     (changed(strategies=["frozn"]), NotFoundError, "no strategy 'frozn'; did you mean 'frozen'?"),
     (changed(adapter={"method": "lorra"}), SpecError, "no adapter method 'lorra'; did you mean 'lora'?"),
     (changed(adapter={"method": "lora", "alpa": 1}), SpecError, "did you mean 'alpha'?"),
+    (changed(adapter={"method": "union", "parts": [{"method": "lora"}]}), SpecError, "two parts or more"),
     (changed(protocols=["task"]), ConfigError, "'task_aware'"),
 ]
 

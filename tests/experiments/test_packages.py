@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from contpeft.errors import IntegrityError, NotFoundError
 from contpeft.experiments import packages
-from contpeft.experiments.packages import PACKAGES, Package, packaged_data, packaged_model, resolve_model
+from contpeft.experiments.archives import resolve_model
+from contpeft.experiments.packages import PACKAGES, Package, packaged_data, packaged_model
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = b"these are the weights"

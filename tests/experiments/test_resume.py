@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from sequence_files import kill_after, outcome, run_to_end, write_experiment
+from sequence_files import EXPERIMENT, kill_after, outcome, run_to_end, write_experiment
 
 from contpeft.store import AdapterStore
 
@@ -37,3 +37,20 @@ def test_a_second_call_trains_nothing_and_reports_the_same(finished: tuple[Path,
     assert run_to_end(folder / "mini.yaml") == printed
     assert outcome(store, "mini") == before
     assert summary.read_bytes() == told
+
+
+def test_a_method_that_works_around_steps_goes_on_too(tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("[frozen, sequential, isolated, joint]", "[sequential]")
+    text = text.replace(", talk.politics.guns, comp.graphics", "")
+    text += "adapter: {method: adalora, init_r: 4, target_r: 2}\n"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    for folder in (straight, killed):
+        folder.mkdir()
+        write_experiment(folder, text)
+    run_to_end(straight / "mini.yaml")
+    kill_after(killed / "mini.yaml", "sequential: task-2 (2 of 2), training, epoch 1", 0.1)
+    run_to_end(killed / "mini.yaml")
+    assert outcome(killed / "adapters", "mini") == outcome(straight / "adapters", "mini")
+    store = AdapterStore(killed / "adapters")
+    assert all(version.config["rank_pattern"] for version in store.versions(run="mini"))
+    store.close()

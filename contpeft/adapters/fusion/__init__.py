@@ -2,6 +2,8 @@
 
 from contpeft.adapters.fusion.attachment import FUSION, FusionAttachment, Member, members_of
 from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
+from contpeft.adapters.fusion.members import Kept
+from contpeft.adapters.fusion.pruning import most_attended, pruned
 
 __all__ = [
     "FUSION",
@@ -9,6 +11,9 @@ __all__ = [
     "FusionAttachment",
     "FusionLayer",
     "FusionOptions",
+    "Kept",
     "Member",
     "members_of",
+    "most_attended",
+    "pruned",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS, FusedBottleneck, bottleneck_sites
 from contpeft.adapters.fusion.layer import FusionOptions
 from contpeft.adapters.fusion.linear import FusedLinear, linear_sites
+from contpeft.adapters.fusion.members import Kept
 from contpeft.adapters.places import Place, Places, fill, set_mode
 from contpeft.errors import IntegrityError, SpecError, UnsupportedError
 from contpeft.spec import AdapterState, Version
@@ -36,21 +37,34 @@ class FusionAttachment(Places):
         model: the transformers model, with no adapter installed.
         members: the adapters: LoRA of linear layers, or bottleneck adapters of one method.
         options: what the fusion layers are made of.
+        kept: of a fusion that was pruned, which of the members each site mixes, by its path; see
+            :mod:`contpeft.adapters.fusion.pruning`.
+
+    Attributes:
+        members: references of the adapters.
+        options: as given.
+        kept: as given.
 
     Raises:
         SpecError: if there are fewer than two adapters, or they do not fit the model or each other.
-        UnsupportedError: if adapters of their methods are not fused.
+        UnsupportedError: if adapters of their methods are not fused, or not with these options.
     """
 
     def __init__(
-        self, model: nn.Module, members: Sequence[Member], options: FusionOptions | None = None
+        self,
+        model: nn.Module,
+        members: Sequence[Member],
+        options: FusionOptions | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        if len(members) < 2:
+        if len(members) < 2 and kept is None:
             raise SpecError(f"a fusion needs two adapters at least, there are {len(members)}")
         self.options = options or FusionOptions()
-        self._members = [(version.ref, version.fingerprint) for version, _ in members]
+        self.kept = kept
+        self.members = tuple(version.ref for version, _ in members)
+        self._fingerprints = [version.fingerprint for version, _ in members]
         states = [state for _, state in members]
-        base, layers, self._fused = _sites(model, states, self.options)
+        base, layers, self._fused = _sites(model, states, self.options, kept)
         super().__init__(base, layers)
         device = next(model.parameters()).device
         for own, place in self.places():
@@ -96,8 +110,12 @@ class FusionAttachment(Places):
 
     def config_json(self) -> dict[str, Any]:
         """Returns what the fusion is made of and over which versions, as JSON."""
-        over = [{"ref": ref, "fingerprint": fingerprint} for ref, fingerprint in self._members]
-        return {"peft_type": FUSION.upper(), "options": asdict(self.options), "over": over}
+        over = [
+            {"ref": ref, "fingerprint": fingerprint}
+            for ref, fingerprint in zip(self.members, self._fingerprints, strict=True)
+        ]
+        pruned = {} if self.kept is None else {"kept": {path: list(own) for path, own in self.kept.items()}}
+        return {"peft_type": FUSION.upper(), "options": asdict(self.options), "over": over, **pruned}
 
     def penalty(self) -> Tensor:
         """Returns what keeps the value matrices near the identity, a scalar to add to the loss."""
@@ -109,7 +127,10 @@ class FusionAttachment(Places):
             layer.fusion.watch = on
 
     def attention(self) -> dict[str, Tensor]:
-        """Returns the last mixture weights ``(B, T, N)`` of every site that is watched."""
+        """Returns the last mixture weights ``(B, T, N)`` of every site that is watched.
+
+        Where the fusion was pruned, a site has a column for each member that it keeps.
+        """
         found = {path: layer.fusion.attention for path, layer in self._fused.items()}
         return {path: weights for path, weights in found.items() if weights is not None}
 
@@ -129,7 +150,9 @@ class FusionAttachment(Places):
                     f"{version.ref} has others; give the version it was made over"
                 )
         with torch.random.fork_rng(devices=[]):
-            attachment = cls(model, members, FusionOptions(**state.config["options"]))
+            attachment = cls(
+                model, members, FusionOptions(**state.config["options"]), state.config.get("kept")
+            )
         try:
             attachment.load(state.adapter_tensors())
         except SpecError:
@@ -144,13 +167,13 @@ def members_of(state: AdapterState) -> list[str]:
 
 
 def _sites(
-    model: nn.Module, states: Sequence[AdapterState], options: FusionOptions
+    model: nn.Module, states: Sequence[AdapterState], options: FusionOptions, kept: Kept | None
 ) -> tuple[list[Place], list[Place], _Fused]:
     kinds = sorted({state.kind for state in states})
     if kinds == ["lora"]:
-        return linear_sites(model, states, options)
+        return linear_sites(model, states, options, kept)
     if len(kinds) == 1 and kinds[0] in BOTTLENECKS:
-        return bottleneck_sites(model, states, options)
+        return bottleneck_sites(model, states, options, kept)
     raise UnsupportedError(
         f"adapters of method {', '.join(map(repr, kinds))} are not fused; give several of one of these: "
         f"lora, {', '.join(BOTTLENECKS)}"

@@ -12,6 +12,8 @@ from transformers.activations import ACT2FN
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
+from contpeft.adapters.fusion.members import Kept, chosen
+from contpeft.adapters.fusion.source import OutputTap, output_taps
 from contpeft.adapters.places import Place
 from contpeft.adapters.tuners.bottleneck import BottleneckLayer, Site
 from contpeft.adapters.tuners.flows import FLOWS, Add
@@ -27,11 +29,14 @@ BOTTLENECKS: Final = ("houlsby", "parallel", "pfeiffer")
 class FusedBottleneck(nn.Module):
     """A site of the model with several bottleneck adapters around it, mixed by attention.
 
-    What an adapter reads is what scores; what flows past the adapters does so as with a single one.
+    What an adapter reads is what scores, unless a tap has something else; what flows past the adapters does
+    so as with a single one.
 
     Args:
-        layers: the site with each adapter alone.
+        site: the site with one adapter.
+        layers: the site with each adapter that is mixed alone.
         options: what the fusion layer is made of.
+        source: has what scores instead.
 
     Raises:
         UnsupportedError: if adapters differ in activation, or stand for what they read.
@@ -43,11 +48,17 @@ class FusedBottleneck(nn.Module):
     up: Tensor
     up_bias: Tensor
 
-    def __init__(self, layers: Sequence[BottleneckLayer], options: FusionOptions) -> None:
+    def __init__(
+        self,
+        site: BottleneckLayer,
+        layers: Sequence[BottleneckLayer],
+        options: FusionOptions,
+        source: OutputTap | None = None,
+    ) -> None:
         super().__init__()
-        first = layers[0]
-        self.base_layer = first.base_layer
-        self.flow, self._first = first.flow, [first]  # in a list, so that it is no child
+        self.base_layer = site.base_layer
+        self.flow, self._first = site.flow, [site]  # in a list, so that it is no child
+        self._source = [] if source is None else [source]
         self._activation = ACT2FN[_activation(layers)]
         width = max(_linears(layer)[0].out_features for layer in layers)
         parts = [_padded(layer, width) for layer in layers]
@@ -76,11 +87,15 @@ class FusedBottleneck(nn.Module):
         rows = z.reshape(len(z), -1, wide).to(self.down.dtype)
         hidden = self._activation(F.linear(rows, self.down.flatten(0, 1), self.down_bias.flatten()))
         adapters = Bottlenecks(hidden.reshape(*rows.shape[:2], count, narrow), self.up, self.up_bias)
-        return self.fusion.folded(rows, adapters, torch.zeros_like(rows)).reshape(z.shape).to(z.dtype)
+        source = self._source[0].take().reshape(rows.shape).to(rows.dtype) if self._source else rows
+        return self.fusion.folded(source, adapters, torch.zeros_like(rows)).reshape(z.shape).to(z.dtype)
 
 
 def bottleneck_sites(
-    model: nn.Module, states: Sequence[AdapterState], options: FusionOptions
+    model: nn.Module,
+    states: Sequence[AdapterState],
+    options: FusionOptions,
+    kept: Kept | None = None,
 ) -> tuple[list[Place], list[Place], dict[str, FusedBottleneck]]:
     """Returns the places of a fusion, the model's own modules first, and the fused sites by their paths.
 
@@ -88,6 +103,7 @@ def bottleneck_sites(
         model: with no adapter installed.
         states: adapters of one method of :data:`BOTTLENECKS`.
         options: what the fusion layers are made of.
+        kept: which of the adapters are mixed at a site, by its path; None for all at all of them.
 
     Raises:
         SpecError: if adapters change other places, or do not fit the model.
@@ -97,23 +113,35 @@ def bottleneck_sites(
         raise UnsupportedError(
             "residual_before is for fusions over LoRA; bottleneck adapters are fused without"
         )
+    kind, places = states[0].kind, _places(model, states)
+    sites = {path: _layer(place) for path, (_, place) in places[0].items() if _is_site(place)}
+    taps = output_taps(model, kind, sites) if options.query_before_ln else {}
+    fused = {}
+    for path, site in sites.items():
+        layers = [_layer(each[path][1]) for each in chosen(places, kept, path)]
+        fused[path] = FusedBottleneck(site, layers, options, taps[path][1] if taps else None)
+    base = [own for own, _ in places[0].values()] + [own for own, _ in taps.values()]
+    around = [layer._replace(module=fused.get(path, layer.module)) for path, (_, layer) in places[0].items()]
+    return base, around + [own._replace(module=tap) for own, tap in taps.values()], fused
+
+
+def _places(model: nn.Module, states: Sequence[AdapterState]) -> list[dict[str, tuple[Place, Place]]]:
+    """Returns each adapter's places by their paths: with the model's own module, and with its layer."""
     attached = []
     for state in states:
         attached.append(Attachment.from_state(model, state))
         attached[-1].remove()
     paths = {id(module): path for path, module in model.named_modules()}
-    places = [{paths[id(base.module)]: layer for base, layer in each.places()} for each in attached]
+    places = [{paths[id(pair[0].module)]: pair for pair in each.places()} for each in attached]
     if any(each.keys() != places[0].keys() for each in places):
         raise SpecError(
             "the adapters change other places of the model; only those of the same places are fused"
         )
-    fused = {
-        path: FusedBottleneck([_layer(each[path]) for each in places], options)
-        for path, place in places[0].items()
-        if isinstance(place.module, BottleneckLayer)
-    }
-    layers = [place._replace(module=fused.get(path, place.module)) for path, place in places[0].items()]
-    return [base for base, _ in attached[0].places()], layers, fused
+    return places
+
+
+def _is_site(place: Place) -> bool:
+    return isinstance(place.module, BottleneckLayer)
 
 
 def _layer(place: Place) -> BottleneckLayer:

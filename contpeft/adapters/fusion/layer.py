@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contpeft.adapters.fusion.matrices import Rank, near_identity, projection
 from contpeft.errors import SpecError
 
 __all__ = ["Bottlenecks", "FusionLayer", "FusionOptions"]
@@ -22,7 +23,6 @@ __all__ = ["Bottlenecks", "FusionLayer", "FusionOptions"]
 _HOT: Final = 50.0
 _COOLING: Final = 0.05
 _COLD: Final = 1.0
-_NEAR_ZERO: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class FusionOptions:
         temperature: begin with a hot softmax that cools while training.
         regularization: keep the value matrix near the identity, see :meth:`FusionLayer.penalty`.
         dropout_prob: of scores, before the softmax; while training.
+        query_before_ln: score with what the FFN says, before it is added and normalised, and not with what
+            the adapters read; for ``pfeiffer`` adapters in post-norm models.
+        rank: of each matrix, of which there are fewer parameters then: a number, or ``"diagonal"``; None for
+            whole matrices. New here: AdapterHub has whole ones alone.
     """
 
     key: bool = True
@@ -50,11 +54,23 @@ class FusionOptions:
     temperature: bool = False
     regularization: bool = True
     dropout_prob: float = 0.0
+    query_before_ln: bool = False
+    rank: Rank = None
 
     def __post_init__(self) -> None:
-        """Raises :class:`SpecError` for a dropout that is no share."""
+        """Raises :class:`SpecError` for a dropout that is no share, and a rank that is none."""
         if not 0 <= self.dropout_prob < 1:
             raise SpecError(f"dropout_prob {self.dropout_prob:g} is no share; give 0 or more and less than 1")
+        number = isinstance(self.rank, int) and not isinstance(self.rank, bool) and self.rank > 0
+        if not (number or self.rank in (None, "diagonal")):
+            raise SpecError(
+                f"rank {self.rank!r} is none; give 1 or more, 'diagonal', or None for whole matrices"
+            )
+        if number and self.value and not self.value_initialized:
+            raise SpecError(
+                f"with rank {self.rank} the value matrix begins at the identity; "
+                "leave value_initialized=False out, or rank"
+            )
 
 
 class Bottlenecks(NamedTuple):
@@ -77,34 +93,6 @@ class Bottlenecks(NamedTuple):
         return torch.einsum("btnr,nhr->btnh", self.hidden, self.up) + self.bias
 
 
-class NearIdentity(nn.Module):
-    """A square matrix without bias, kept as what it is apart from the identity.
-
-    So weight decay, which draws parameters to zero, draws it to the identity, where the regulariser holds it,
-    and not to nothing.
-
-    Args:
-        width: ``H``.
-
-    Attributes:
-        offset: ``(H, H)``, the matrix less the identity.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.zeros(width, width))
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix, ``(H, H)``."""
-        identity = torch.eye(len(self.offset), dtype=self.offset.dtype, device=self.offset.device)
-        return identity + self.offset
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the matrix times ``(..., H)``."""
-        return x + F.linear(x, self.offset)
-
-
 class FusionLayer(nn.Module):
     """Attention over adapters.
 
@@ -123,9 +111,10 @@ class FusionLayer(nn.Module):
     def __init__(self, width: int, options: FusionOptions | None = None) -> None:
         super().__init__()
         self.options = options or FusionOptions()
-        self.query = nn.Linear(width, width) if self.options.query else None
-        self.key = nn.Linear(width, width) if self.options.key else None
-        self.value = NearIdentity(width) if self.options.value else None
+        rank = self.options.rank
+        self.query = projection(width, rank) if self.options.query else None
+        self.key = projection(width, rank) if self.options.key else None
+        self.value = near_identity(width, rank) if self.options.value else None
         # Kept with the weights: a layer that is loaded goes on where it was.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=self.options.temperature)
         self.watch = False
@@ -135,15 +124,11 @@ class FusionLayer(nn.Module):
     @torch.no_grad()
     def reset(self) -> None:
         """Begins anew: near a plain mean of what the adapters say."""
-        for linear in (self.query, self.key):
-            if linear is not None:
-                nn.init.normal_(linear.weight, std=0.02)
-                nn.init.zeros_(linear.bias)
-        if self.value is not None and self.options.value_initialized:
-            self.value.offset.fill_(_NEAR_ZERO).fill_diagonal_(0.0)
-        elif self.value is not None:
-            nn.init.normal_(self.value.offset, std=0.02)
-            self.value.offset.diagonal().sub_(1.0)
+        for matrix in (self.query, self.key):
+            if matrix is not None:
+                matrix.reset()
+        if self.value is not None:
+            self.value.reset(initialized=self.options.value_initialized)
         self.steps.zero_()
 
     def forward(self, source: Tensor, outputs: Tensor, residual: Tensor) -> Tensor:
@@ -179,29 +164,33 @@ class FusionLayer(nn.Module):
             adapters: what they say, before their up-projections.
             residual: ``(B, T, H)``.
 
-        Raises:
-            SpecError: with ``residual_before``, whose keys see the residual.
+        Returns:
+            ``(B, T, H)``.
         """
-        if self.options.residual_before:
-            raise SpecError("a fusion with residual_before cannot be folded; use its plain form")
         query = self._query(source)
-        seen = query if self.key is None else query @ self.key.weight
+        seen = query if self.key is None else self.key.transposed(query)
         scores = torch.einsum(
             "btnr,btnr->btn", torch.einsum("bth,nhr->btnr", seen, adapters.up), adapters.hidden
         )
         scores = scores + seen @ adapters.bias.T
+        # These are the same for all adapters; they cancel in the softmax unless scores are dropped before it.
         if self.key is not None:
-            # The same for all adapters; it cancels in the softmax unless scores are dropped before it.
             scores = scores + (query @ self.key.bias).unsqueeze(-1)
+        if self.options.residual_before:
+            scores = scores + (seen * residual).sum(-1, keepdim=True)
         weights = self._weights(scores)
         mixed = torch.einsum("btnr,nhr->bth", weights.unsqueeze(-1) * adapters.hidden, adapters.up)
-        return self._value(mixed + weights @ adapters.bias) + residual
+        mixed = mixed + weights @ adapters.bias
+        # The weights of a token sum to 1, so that what is added to all it mixes is added once.
+        return (
+            self._value(mixed + residual) if self.options.residual_before else self._value(mixed) + residual
+        )
 
     def penalty(self) -> Tensor:
         """Returns ``0.01 ||I - W_v||_F^2``, a scalar; 0 without a value matrix or without regularisation."""
         if self.value is None or not self.options.regularization:
             return self.steps.new_zeros((), dtype=torch.get_default_dtype())
-        return 0.01 * self.value.offset.square().sum()
+        return 0.01 * self.value.distance()
 
     def _query(self, source: Tensor) -> Tensor:
         projected: Tensor = source if self.query is None else self.query(source)

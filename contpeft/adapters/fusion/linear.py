@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
+from contpeft.adapters.fusion.members import Kept
 from contpeft.adapters.places import Place
 from contpeft.adapters.stacked import StackedLora
 from contpeft.errors import SpecError, UnsupportedError
@@ -51,15 +53,15 @@ class FusedLinear(nn.Module):
         hidden = hidden.reshape(*hidden.shape[:-1], count, rank)
         adapters = Bottlenecks(_positions(hidden, 4), self.b, self.b.new_zeros(self.b.shape[:2]))
         residual = _positions(said, 3).to(self.b.dtype)
-        if self.fusion.options.residual_before:
-            mixed: Tensor = self.fusion(residual, adapters.outputs(), residual)
-        else:
-            mixed = self.fusion.folded(residual, adapters, residual)
+        mixed = self.fusion.folded(residual, adapters, residual)
         return mixed.reshape(said.shape).to(said.dtype)
 
 
 def linear_sites(
-    model: nn.Module, states: Sequence[AdapterState], options: FusionOptions
+    model: nn.Module,
+    states: Sequence[AdapterState],
+    options: FusionOptions,
+    kept: Kept | None = None,
 ) -> tuple[list[Place], list[Place], dict[str, FusedLinear]]:
     """Returns the places of a fusion, the model's own modules first, and the fused sites by their paths.
 
@@ -67,15 +69,45 @@ def linear_sites(
         model: with no adapter installed.
         states: LoRA adapters, of any mix of ranks and modules.
         options: what the fusion layers are made of.
+        kept: which of the adapters are mixed at a layer, by its path; None for all at all that any changes.
 
     Raises:
         SpecError: if the adapters do not fit the model.
-        UnsupportedError: if one is no LoRA adapter of linear layers.
+        UnsupportedError: if one is no LoRA adapter of linear layers, or options cannot be fused with.
     """
+    if options.query_before_ln:
+        raise UnsupportedError(
+            "query_before_ln is for fusions over pfeiffer adapters; over LoRA what the layer says scores: "
+            "leave it out"
+        )
     stack = StackedLora(states)
-    base = {path: _place(model, path) for path in stack.modules}
-    fused = {path: FusedLinear(place.module, *stack.factors(path), options) for path, place in base.items()}
+    base = {path: _place(model, path) for path in (stack.modules if kept is None else kept)}
+    fused = {
+        path: FusedLinear(place.module, *_factors(stack, kept, path, place.module), options)
+        for path, place in base.items()
+    }
     return list(base.values()), [base[path]._replace(module=site) for path, site in fused.items()], fused
+
+
+def _factors(stack: StackedLora, kept: Kept | None, path: str, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns the factors of the adapters that are mixed at a layer, filled up to their largest rank."""
+    if kept is None:
+        return stack.factors(path)
+    places = list(kept[path])
+    if path not in stack.modules:  # only adapters that were dropped changed this layer: nothing is mixed
+        d_in, d_out = _widths(layer)
+        return torch.zeros(len(places), 0, d_in), torch.zeros(len(places), d_out, 0)
+    a, b = (factor[places] for factor in stack.factors(path))
+    used = a.any(2).any(0)
+    return a[:, used], b[:, :, used]
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    """Returns how wide what a layer reads and what it says is."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, Conv1D)
+    return layer.nx, layer.nf
 
 
 def _place(model: nn.Module, path: str) -> Place:

@@ -20,7 +20,7 @@ from contpeft.adapters.tuners.configs import AdaMixConfig, BottleneckConfig
 from contpeft.adapters.tuners.models import BottleneckModel
 from contpeft.adapters.tuners.sites import Flow
 
-__all__ = ["AdaMixLayer", "AdaMixModel", "Experts", "adamix_consistency"]
+__all__ = ["AdaMixLayer", "AdaMixModel", "Experts", "adamix_consistency", "symmetric_divergence"]
 
 
 class Experts(nn.Module):
@@ -93,9 +93,14 @@ def adamix_consistency(forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         ``(KL(p, q) + KL(q, p)) / 2`` in nats.
     """
     first, second = forward(), forward()
+    return first, symmetric_divergence(first, second)
+
+
+def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Returns the mean over rows of ``(KL(p, q) + KL(q, p)) / 2`` in nats, of logits ``(..., classes)``."""
     p, q = first.log_softmax(-1), second.log_softmax(-1)
     divergence = ((p.exp() - q.exp()) * (p - q)).sum(-1)
-    return first, divergence.mean() / 2
+    return divergence.mean() / 2
 
 
 def _mean(experts: Tensor) -> Tensor:

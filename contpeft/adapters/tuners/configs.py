@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,9 +115,11 @@ class AdaMixConfig(PfeifferConfig):
 
     Attributes:
         experts: how many there are.
+        consistency: weight of the distance between two passes over a batch in the loss; 0 for one pass.
     """
 
     experts: int = 4
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -127,6 +130,8 @@ class AdaMixConfig(PfeifferConfig):
         super().__post_init__()
         if not isinstance(self.experts, int) or self.experts < 1:
             raise ValueError(f"experts={self.experts!r} is no number of adapters; give 1 or more")
+        if not 0 <= self.consistency < math.inf:
+            raise ValueError(f"consistency={self.consistency!r} is no weight of a loss; give 0 or more")
 
 
 @dataclass

@@ -40,11 +40,13 @@ class Site:
         path: regular expression for the end of the module's path.
         flow: how the adapter is put around that module.
         norm: name, beside that module, of the normalisation that gets ``x``; where the flow needs it.
+        output: name, beside that module, of the one that returns ``f``; where the module is a normalisation.
     """
 
     path: str
     flow: Flow
     norm: str | None = None
+    output: str | None = None
 
 
 def _family(
@@ -76,14 +78,14 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[Site, ...]]]] = {
         "bert camembert electra roberta xlm-roberta",
         attention=r"layer\.\d+\.attention\.output\.dropout",
         ffn=r"layer\.\d+\.output\.dropout",
-        pfeiffer=Site(r"layer\.\d+\.output\.LayerNorm", "inside_norm"),
+        pfeiffer=Site(r"layer\.\d+\.output\.LayerNorm", "inside_norm", output="dropout"),
         parallel=Site(r"layer\.\d+\.output", "into_sum"),
     ),
     **_family(
         "distilbert",
         attention=r"layer\.\d+\.attention\.out_lin",
         ffn=r"layer\.\d+\.ffn",
-        pfeiffer=Site(r"layer\.\d+\.output_layer_norm", "inside_norm"),
+        pfeiffer=Site(r"layer\.\d+\.output_layer_norm", "inside_norm", output="ffn"),
         parallel=Site(r"layer\.\d+\.ffn", "beside"),
     ),
     **_pre_norm("gpt2", r"h\.\d+\.attn\.resid_dropout", r"h\.\d+\.mlp", "ln_2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contpeft.experiments.report.aggregate import Aggregate, aggregate
+from contpeft.experiments.report.attention import attention_picture
 from contpeft.experiments.report.collect import collect
 from contpeft.experiments.report.curves import accuracy_bars, task_curves
 from contpeft.experiments.report.heatmaps import heat_map, heat_map_grid
@@ -28,6 +29,7 @@ __all__ = [
     "accuracy_bars",
     "aggregate",
     "aggregate_table",
+    "attention_picture",
     "collect",
     "comparison_table",
     "heat_map",

@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from contpeft.experiments.sources.base import LabelledData, Row, Source
 from contpeft.experiments.sources.digits import Digits
+from contpeft.experiments.sources.fashion import FashionMnist
 from contpeft.experiments.sources.hub import HubDataset
 from contpeft.experiments.sources.local import LocalFolder
 from contpeft.experiments.sources.newsgroups import Newsgroups
+from contpeft.experiments.sources.vader import Vader
+from contpeft.experiments.sources.wordnet import WordNetGlosses
 
-__all__ = ["Digits", "HubDataset", "LabelledData", "LocalFolder", "Newsgroups", "Row", "Source"]
+__all__ = [
+    "Digits",
+    "FashionMnist",
+    "HubDataset",
+    "LabelledData",
+    "LocalFolder",
+    "Newsgroups",
+    "Row",
+    "Source",
+    "Vader",
+    "WordNetGlosses",
+]

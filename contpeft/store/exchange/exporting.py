@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
+from contpeft.spec.methods import UNION
 from contpeft.store.disk import one_line_errors, whole_folder
-from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
+from contpeft.store.exchange.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import Entry, entries, join, serialize, unpack
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Exported", "Profile", "check", "faithful", "serving", "write"]
+__all__ = ["Exported", "Profile", "check", "faithful", "json_bytes", "serving", "write"]
 
-Profile = Literal["faithful", "serving"]
+Profile = Literal["faithful", "serving", "adapterhub"]
 
 # Group and others may read as far as the umask lets them: whoever serves may be another user.
 _MODE: Final = 0o644
@@ -46,16 +47,21 @@ class Exported:
     bytes: int
 
 
-def check(folder: Path, profile: str, base: object) -> None:
+def check(folder: Path, profile: str, base: object, *, head: bool = True) -> None:
     """Checks what can be checked before anything is read.
 
     Raises:
-        UsageError: if something is in the folder, there is no such profile, or it needs no base.
+        UsageError: if something is in the folder, there is no such profile, it needs no base, or it leaves
+            out no head.
     """
     if profile not in get_args(Profile):
         raise UsageError(f"no profile {profile!r}{suggest(profile, get_args(Profile))}")
-    if base is not None and profile != "serving":
+    if base is not None and profile == "faithful":
         raise UsageError(f"the profile {profile!r} needs no base; leave it out, or ask for 'serving'")
+    if not head and profile != "adapterhub":
+        raise UsageError(
+            f"the profile {profile!r} has a place for every head; only 'adapterhub' leaves it out"
+        )
     with one_line_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not empty; name a folder that is new or empty")
@@ -64,15 +70,20 @@ def check(folder: Path, profile: str, base: object) -> None:
 def faithful(version: Version, data: bytes, base_name: str | None) -> dict[str, bytes]:
     """Returns the files of a version as PEFT itself would save it, and its head.
 
+    Each part of a union gets a folder of its own.
+
     Args:
         version: its catalogue entry.
         data: its stored file.
         base_name: what the base is called; as in the catalogue when None.
 
     Raises:
-        UnsupportedError: if it holds no adapter of PEFT's.
+        UnsupportedError: if it holds no adapter of PEFT's, or gates, which PEFT has not.
     """
-    return _files(version, version.config, join(_factors(version, data)), data, base_name)
+    factors = _factors(version, data)
+    if version.kind == UNION:
+        return _parts(version, factors, base_name) | _head(data)
+    return _adapter(version, version.config, join(factors), base_name) | _head(data)
 
 
 def serving(
@@ -99,7 +110,8 @@ def serving(
     _factors(version, data)
     stored = AdapterState(version.kind, version.config, unpack(data))
     state = serving_state(stored, _modules(stored, base))
-    return _files(version, state.config, serialize(state.tensors, version.name), data, base_name)
+    weights = serialize(state.tensors, version.name)
+    return _adapter(version, state.config, weights, base_name) | _head(data)
 
 
 def write(
@@ -116,10 +128,10 @@ def write(
         StoreBusyError: if the folder cannot be written.
     """
     digests = {name: bytes_digest(content) for name, content in files.items()}
-    files[SIDE] = _json(Provenance.of(version, parents, scores, profile, digests).to_json())
+    files[SIDE] = json_bytes(Provenance.of(version, parents, scores, profile, digests).to_json())
     with whole_folder(folder) as partial:
-        (partial / ASIDE).mkdir()
         for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write(partial / name, content)
     size = sum(map(len, files.values()))
     return Exported(version.ref, folder, profile, tuple(sorted(files)), size)
@@ -135,19 +147,43 @@ def _factors(version: Version, data: bytes) -> list[Entry]:
     return own
 
 
-def _files(
-    version: Version, config: Mapping[str, Any], weights: bytes, data: bytes, base_name: str | None
+def _parts(version: Version, factors: Sequence[Entry], base_name: str | None) -> dict[str, bytes]:
+    """Returns the files of a union, those of each part in a folder ``<number>-<method>``."""
+    if version.config["gated"]:
+        raise UnsupportedError(
+            f"{version.ref} is a union with gates, for which PEFT has no place; share it with contpeft's own "
+            "bundle or push"
+        )
+    files: dict[str, bytes] = {}
+    for number, config in enumerate(version.config["parts"]):
+        prefix = f"{number}."
+        own = [
+            (name.removeprefix(prefix), dtype, shape, body)
+            for name, dtype, shape, body in factors
+            if name.startswith(prefix)
+        ]
+        made = _adapter(version, config, join(own), base_name)
+        folder = f"{number}-{str(config['peft_type']).lower()}"
+        files |= {f"{folder}/{name}": content for name, content in made.items()}
+    return files
+
+
+def _adapter(
+    version: Version, config: Mapping[str, Any], weights: bytes, base_name: str | None
 ) -> dict[str, bytes]:
     told = dict(config) | {"base_model_name_or_path": base_name or version.base.name, "inference_mode": True}
     if "peft" in version.environment:
         told["peft_version"] = version.environment["peft"]
-    files = {CONFIG: _json(told), WEIGHTS: weights}
+    return {CONFIG: json_bytes(told), WEIGHTS: weights}
+
+
+def _head(data: bytes) -> dict[str, bytes]:
     head = [
         (name.removeprefix(AdapterState.HEAD_PREFIX), dtype, shape, body)
         for name, dtype, shape, body in entries(data)
         if name.startswith(AdapterState.HEAD_PREFIX)
     ]
-    return files | ({HEAD: join(head)} if head else {})
+    return {HEAD: join(head)} if head else {}
 
 
 def _modules(state: AdapterState, base: nn.Module | str | os.PathLike[str] | None) -> nn.Module | None:
@@ -161,7 +197,8 @@ def _modules(state: AdapterState, base: nn.Module | str | os.PathLike[str] | Non
     return find_model(base)[1]
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Returns a JSON file, the same for equal values."""
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

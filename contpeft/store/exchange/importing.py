@@ -102,13 +102,13 @@ def told_base(folder: Folder, base: BaseModel | nn.Module | str | Path | None) -
     return folder.provenance.base
 
 
-def known_parents(connection: sqlite3.Connection, folder: Folder) -> list[Parent]:
-    """Returns those parents of an adapter that are in this store, by their tensors.
+def known_parents(connection: sqlite3.Connection, provenance: Provenance | None) -> list[Parent]:
+    """Returns those parents that a side file tells of and that are in this store, by their tensors.
 
     Of several versions with equal tensors the one of the same reference is taken, else the oldest.
     """
     found: dict[tuple[str, str], Parent] = {}
-    for each in folder.provenance.parents if folder.provenance else ():
+    for each in provenance.parents if provenance else ():
         row = connection.execute(
             """
             SELECT adapter.name || '@' || version.n AS ref

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from contpeft.adapters.attaching import attach_fresh
@@ -102,7 +103,9 @@ def flops_per_token(model: nn.Module) -> float | None:
     inputs = _inputs(model)
     if inputs is None:
         return None
-    with _silent(), _resting(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # The counter knows no fused attention of the CPU.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with _silent(), _resting(model), torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         model(**inputs)
     return float(counter.get_total_flops()) / inputs["input_ids"].numel()
 

@@ -23,7 +23,7 @@ on a BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters); wh
 - **trains**: how many numbers are trained, and what share of the base's parameters that is.
 - **stores**: how many numbers a version holds, with those that are needed and not trained, and their bytes. A
   network that makes a prompt is not stored, only what it makes.
-- **FLOPs**: floating-point operations a token takes more than through the bare base (21.2 million), in a row
+- **FLOPs**: floating-point operations a token takes more than through the bare base (22.4 million), in a row
   of 128 tokens, not merged into the weights. Matrix products are counted, work entry by entry is not.
 - **merge**: by which rules `contpeft store fuse` makes several adapters one. *All rules* work on low-rank
   updates; *entry by entry* are those that work on each number alone (`sum`, `average`, `ties`, ...);

@@ -75,9 +75,10 @@ def test_operations_of_a_model_are_those_of_its_layers() -> None:
     layer = 4 * 16 * 16 + 2 * 16 * 32
     # Attention has no weights: each of 8 tokens, half of the positions, meets the others twice.
     attention = 2 * 8 * 16
-    model = encoder()
-    model.set_attn_implementation("eager")
-    assert flops_per_token(model) == 2 * 2 * (layer + attention)
+    for how in ("eager", "sdpa"):
+        model = encoder()
+        model.set_attn_implementation(how)
+        assert flops_per_token(model) == 2 * 2 * (layer + attention)
     assert flops_per_token(vit()) is None
 
 

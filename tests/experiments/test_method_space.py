@@ -28,6 +28,13 @@ def test_sizes_of_each_method_from_the_smallest() -> None:
     assert (len(found["ia3"]), len(found["bitfit"])) == (1, 1)
 
 
+def test_prompts_have_their_number_of_vectors() -> None:
+    found = candidates(methods=("prompt_tuning",), targets=("usual",))["prompt_tuning"]
+    assert [(each.spec.options["num_virtual_tokens"], each.trained) for each in found] == [
+        (count, count * 16) for count in (5, 10, 20, 50)
+    ]
+
+
 def test_all_linear_is_for_methods_that_can_be_put_there() -> None:
     found = candidates(methods=("lora", "pfeiffer"), targets=("usual", "all-linear"))
     placed = {name: {each.spec.options.get("targets") for each in row} for name, row in found.items()}

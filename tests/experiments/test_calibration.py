@@ -14,12 +14,13 @@ from contpeft.errors import ConfigError, UsageError
 from contpeft.experiments.calibration import WAY, calibrate, calibrate_part
 from contpeft.experiments.config import load_evaluation
 from contpeft.experiments.evaluation import Evaluation
+from contpeft.experiments.measure import Measure
 from contpeft.experiments.sampling import hold_out
 from contpeft.metrics.calibration import best_temperature, calibration_error, cross_entropy
-from contpeft.spec import Part, Single, Sum
+from contpeft.spec import AdapterSpec, Composition, Parallel, Part, Single, Sum
 from contpeft.spec.identity import calibration_key
 from contpeft.store import AdapterStore
-from contpeft.strategies import Answerer
+from contpeft.strategies import Answerer, Context
 from contpeft.strategies.calibrated import temperature_of
 
 NOISY = "noisy@1"
@@ -138,3 +139,22 @@ def test_a_version_is_asked_about_the_tasks_it_answers(unsure: AdapterStore) -> 
 def test_two_rows_of_each_class_are_needed(unsure: AdapterStore) -> None:
     with pytest.raises(ConfigError, match="has a single row; a split for testing needs at least 2"):
         calibrate(evaluation(unsure, rows=2), unsure, BILLING)
+
+
+def test_what_answers_in_parallel_is_measured_anew_at_a_new_temperature(unsure: AdapterStore) -> None:
+    asked = evaluation(unsure)
+    stream = load_evaluation(unsure.path.parent / "eval.yaml").stream.build(0)
+    context = Context(asked._adapted, unsure, AdapterSpec(), "way", stream[0].task)
+    measure = Measure(context, stream, "run", "way", ["all_classes"], asked.reads)
+    answers: dict[str, Composition] = {
+        "alone": Single(BILLING),
+        "together": Parallel((Single(BILLING), Single(TRAVEL))),
+    }
+
+    def keys() -> dict[tuple[str, str], str]:
+        return {(score.answer, score.task): score.composition for score in measure.after(0, answers)}
+
+    before = keys()
+    calibrate(asked, unsure, BILLING)
+    after = keys()
+    assert {cell for cell in before if before[cell] != after[cell]} == {("together", "billing")}

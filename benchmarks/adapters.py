@@ -15,34 +15,19 @@ from typing import Any
 
 import torch
 from _adapterhub import against_adapterhub
+from _encoder import encoder
 from _harness import Comparison, compare, cpu_seconds, in_turn, save
+from _many import Peft, Stored, attaching, stepping, switching
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
-from contpeft import AdapterStore, Single
-from contpeft.adapters import AdaptedModel
 from contpeft.adapters.fusion import Bottlenecks, FusionLayer
 from contpeft.adapters.stacked import StackedLora
-from contpeft.spec import AdapterSpec, AdapterState, Version
+from contpeft.spec import AdapterState
 
 PAIRS, ROWS, LENGTH, WIDTH, BOTTLENECK = 9, 8, 64, 256, 16
 GOALS: dict[int, float | None] = {2: None, 4: 1 / 2, 8: 1 / 3, 16: 1 / 5}
-RANK, MIXED, STORED = 8, 8, (1, 64, 512)
-
-
-def encoder(layers: int = 6, width: int = 384) -> Any:
-    """Returns a BERT of MiniLM's shape with random weights."""
-    torch.manual_seed(0)
-    sizes = BertConfig(
-        vocab_size=1000,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        intermediate_size=4 * width,
-    )
-    model: Any = BertModel(sizes, add_pooling_layer=False)
-    return model.eval()
+RANK, MIXED = 8, 8
 
 
 def fusing(count: int) -> list[Comparison]:
@@ -124,49 +109,14 @@ def mixing() -> list[Comparison]:
     ]
 
 
-def switching(folder: Path) -> list[Comparison]:
-    """Letting a stored adapter answer, out of many, beside out of one."""
-    adapted = AdaptedModel.of(encoder(layers=2))
-    adapted.attach(AdapterSpec("lora", r=RANK))
-    state = adapted.state()
-    base = adapted.base
-    adapted.detach()
-    stores = {}
-    for count in STORED:
-        store = AdapterStore(folder / f"store-{count}")
-        for place in range(count):
-            tensors = {name: tensor + place for name, tensor in state.tensors.items()}
-            store.register(f"a{place}", AdapterState(state.kind, state.config, tensors), base=base)
-        stores[count] = store
-
-    def switch(count: int) -> float:
-        store = stores[count]
-
-        def load(ref: str) -> tuple[Version, AdapterState]:
-            return store.show(ref), store.load(ref)
-
-        def through() -> None:
-            for _ in range(5):
-                with adapted.applied(Single(f"a{count - 1}@1"), load):
-                    pass
-
-        return cpu_seconds(through)
-
-    found = []
-    for count in STORED[1:]:
-        switch(count), switch(1)
-        pairs = in_turn(partial(switch, count), partial(switch, 1), PAIRS)
-        sides = (f"{count} stored", "1 stored")
-        found.append(compare("five switches to a stored adapter", sides, pairs, "CPU s", 1.5))
-    return found
-
-
 def main() -> None:
     """Measures everything, prints it and writes it down."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         comparisons = [each for count in GOALS for each in fusing(count)]
-        comparisons += [*against_adapterhub(), *mixing(), *switching(Path(name))]
+        comparisons += [*against_adapterhub(), *mixing()]
+        stored, peft = Stored(Path(name)), Peft()
+        comparisons += [*switching(stored, peft), *attaching(stored, peft), *stepping()]
     print(*comparisons, sep="\n")
     print(f"results in {save('adapters', comparisons, {'rows': ROWS, 'length': LENGTH, 'width': WIDTH})}")
 

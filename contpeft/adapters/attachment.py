@@ -124,8 +124,13 @@ class Attachment(Places):
                     f"stored tensor {name} has shape {tuple(tensors[name].shape)}, "
                     f"the model's place for it {tuple(value.shape)}"
                 )
-        here = {name: tensors[portable] for portable, (name, _) in own.items()}
         with self._inside(), torch.inference_mode(False), torch.no_grad():
+            if all(isinstance(value, nn.Parameter) for _, value in own.values()):
+                # What is stored is what is trained: no need of PEFT's way through the whole model.
+                for portable, (_, value) in own.items():
+                    value.copy_(tensors[portable])
+                return
+            here = {name: tensors[portable] for portable, (name, _) in own.items()}
             for name, module in paired_weights(self._peft).items():
                 weight = cast(Tensor, module.weight)
                 module.weight = here.pop(_stored(name)).to(weight.device, weight.dtype)

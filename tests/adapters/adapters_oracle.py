@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapters_tiny import IDS, WIDTH, bert, distilbert, gpt2, llama, t5, vit
+from adapters_tiny import IDS, WIDTH, bert, dinov2, distilbert, gpt2, llama, t5, vit
 from numpy.typing import NDArray
 from scipy.special import erf, expit
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ FAMILIES = {
         distilbert, "distilbert.transformer.layer", "attention.out_lin", "ffn.lin1", "ffn.lin2",
         ("sa_layer_norm", "output_layer_norm"),
     ),
+    "dinov2": Family(dinov2, "encoder.layer", "layer_scale1", "norm2", "layer_scale2"),
     "gpt2": Family(gpt2, "transformer.h", "attn.c_proj", "ln_2", "mlp.c_proj"),
     "llama": Family(llama, "layers", "self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj"),
     "t5": Family(
@@ -135,7 +136,7 @@ def watch(model: nn.Module, family: Family, ids: Tensor = IDS[:, :6]) -> list[Se
         ]
     pixels = torch.linspace(-1, 1, 2 * 3 * 64, dtype=torch.float64).reshape(2, 3, 8, 8)
     with torch.no_grad():
-        model(pixels if family.make is vit else ids)
+        model(pixels if family.make in (vit, dinov2) else ids)
     for hook in hooks:
         hook.remove()
     return seen

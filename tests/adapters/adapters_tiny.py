@@ -13,6 +13,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    Dinov2Config,
+    Dinov2Model,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -61,6 +63,13 @@ def vit() -> ViTForImageClassification:
         intermediate_size=32, num_labels=3,
     )  # fmt: skip
     return _seeded(lambda: ViTForImageClassification(config), 0)
+
+
+def dinov2() -> Dinov2Model:
+    config = Dinov2Config(
+        image_size=8, patch_size=4, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2
+    )
+    return _seeded(lambda: Dinov2Model(config), 0)
 
 
 def gpt2() -> GPT2LMHeadModel:

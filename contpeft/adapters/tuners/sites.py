@@ -88,6 +88,8 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[Site, ...]]]] = {
         pfeiffer=Site(r"layer\.\d+\.output_layer_norm", "inside_norm", output="ffn"),
         parallel=Site(r"layer\.\d+\.ffn", "beside"),
     ),
+    # Here f is what is added to x, after the scale of the layer.
+    **_pre_norm("dinov2", r"layers?\.\d+\.layer_scale1", r"layers?\.\d+\.layer_scale2", "norm2"),
     **_pre_norm("gpt2", r"h\.\d+\.attn\.resid_dropout", r"h\.\d+\.mlp", "ln_2"),
     **_pre_norm(
         "llama mistral qwen2 qwen3",

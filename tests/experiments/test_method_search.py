@@ -145,13 +145,13 @@ class TestGoingOn:
         for folder in folders:
             folder.mkdir()
         file = write_sequence(folders[0])
-        options = ("--methods", "lora,bitfit", "--targets", "usual", "--trials", "4")
-        kill_search(file, "trial 2 of 4: bitfit, rate 0.01: ", *options)
+        options = ("--methods", "lora,bitfit", "--targets", "usual", "--trials", "2")
+        kill_search(file, "trial 2 of 2: bitfit, rate 0.01: ", *options)
         store = AdapterStore(file.parent / "adapters")
         (run,) = store.runs()
         assert {step.way for step in store.steps(run.name)} == {"trial-0", "trial-1"}
         assert (store.path / "search" / run.name / "trial-1").exists()
-        resumed, straight = find(file, trials=4), find(write_sequence(folders[1]), trials=4)
+        resumed, straight = find(file, trials=2), find(write_sequence(folders[1]), trials=2)
         assert untimed(resumed) == untimed(straight)
         assert resumed.run == run.name
         assert store.run(run.name).status == "finished"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -13,7 +9,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from contpeft.adapters.attaching import attach_fresh
+from contpeft.adapters.cost import adapter_cost, base_parameters, flops_per_token
 from contpeft.adapters.find import find_head, get_path
 from contpeft.adapters.methods import method_names
 from contpeft.adapters.notes import NOTES
@@ -45,6 +41,8 @@ class MethodRow:
         trainable: how many numbers it trains; None if it cannot be attached.
         share: the same as a share of the base's parameters.
         stored: how many numbers a version holds.
+        bytes: size of these.
+        flops: floating-point operations a token takes more; None for models that read no tokens.
         refused: why it cannot be attached; None if it can.
         changes: what it changes.
         merge: by which rules adapters of it are merged; none where it has no merge.
@@ -59,6 +57,8 @@ class MethodRow:
     trainable: int | None
     share: float | None
     stored: int | None
+    bytes: int | None
+    flops: int | None
     refused: str | None
     changes: str | None
     merge: tuple[str, ...]
@@ -97,11 +97,10 @@ def catalogue(model: nn.Module) -> list[MethodRow]:
     """
     path = find_head(model, model, "")
     head = None if path is None else get_path(model, path)
-    base = {id(p): p.numel() for p in model.parameters()}
-    own = {id(p) for p in head.parameters()} if head is not None else set()
-    size = sum(count for each, count in base.items() if each not in own)
+    size = base_parameters(model, head)
     with one_thread():  # on matrices this small, threads only wait for each other
-        return [_row(method, model, head, size) for method in method_names()]
+        flops = flops_per_token(model)
+        return [_row(method, model, head, size, flops) for method in method_names()]
 
 
 def reference_model() -> nn.Module:
@@ -119,20 +118,22 @@ def reference_model() -> nn.Module:
         )
 
 
-def _row(method: str, model: nn.Module, head: nn.Module | None, size: int) -> MethodRow:
+def _row(method: str, model: nn.Module, head: nn.Module | None, size: int, flops: float | None) -> MethodRow:
     options = _NEEDED.get(method, {})
     note = NOTES.get(method)
-    trainable = stored = refused = None
+    cost = refused = None
     try:
-        trainable, stored = _measured(AdapterSpec(method, **options), model, head)
+        cost = adapter_cost(AdapterSpec(method, **options), model, head, flops)
     except (SpecError, UnsupportedError) as error:
         refused = str(error)
     return MethodRow(
         method=method,
         options=options,
-        trainable=trainable,
-        share=None if trainable is None else trainable / size,
-        stored=stored,
+        trainable=cost.trainable if cost else None,
+        share=cost.trainable / size if cost else None,
+        stored=cost.stored if cost else None,
+        bytes=cost.bytes if cost else None,
+        flops=cost.flops if cost else None,
         refused=refused,
         changes=note.changes if note else None,
         merge=rules_for(base_method(method)) if is_plain(method) else (),
@@ -150,23 +151,3 @@ def _folder(spec: AdapterSpec) -> str:
     if full.options["gated"]:
         return "none"
     return "contpeft" if any(part.method in OWN_METHODS for part in parts_of(full)) else "alone"
-
-
-def _measured(spec: AdapterSpec, model: nn.Module, head: nn.Module | None) -> tuple[int, int]:
-    """Returns how many numbers a method trains and how many it stores."""
-    with _silent(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        attachment = attach_fresh(model, spec, head)
-    try:
-        trained = {id(p): p.numel() for p in attachment.trainable()}
-        return sum(trained.values()), sum(t.numel() for t in attachment.tensors().values())
-    finally:
-        attachment.remove()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps methods from telling how far they are; what counts here is what they refuse."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

@@ -21,8 +21,10 @@ on a BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters); wh
 `contpeft methods --model FOLDER` tells. How to attach them: [adapters.md](adapters.md).
 
 - **trains**: how many numbers are trained, and what share of the base's parameters that is.
-- **stores**: how many numbers a version holds, with those that are needed and not trained. A network that
-  makes a prompt is not stored, only what it makes.
+- **stores**: how many numbers a version holds, with those that are needed and not trained, and their bytes. A
+  network that makes a prompt is not stored, only what it makes.
+- **FLOPs**: floating-point operations a token takes more than through the bare base (22.4 million), in a row
+  of 128 tokens, not merged into the weights. Matrix products are counted, work entry by entry is not.
 - **merge**: by which rules `contpeft store fuse` makes several adapters one. *All rules* work on low-rank
   updates; *entry by entry* are those that work on each number alone (`sum`, `average`, `ties`, ...);
   `average` is the mean of the parameters, of adapters of one shape.
@@ -31,8 +33,8 @@ on a BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters); wh
 
 `W` is the weight of a module the method is applied to.
 
-| method | changes | trains | share | stores | merge | read by | paper |
-| --- | --- | ---: | ---: | ---: | --- | --- | --- |
+| method | changes | trains | share | stores | bytes | FLOPs | merge | read by | paper |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |
 """
 
 
@@ -52,9 +54,8 @@ def methods_page(rows: Sequence[MethodRow]) -> str:
 
 def _line(row: MethodRow) -> str:
     paper = "" if row.paper is None else f"[{row.paper}]({row.link})"
-    numbers = (
-        ("-",) * 3 if row.trainable is None else (_count(row.trainable), _share(row), _count(row.stored))
-    )
+    counts = map(_count, (row.stored, row.bytes, row.flops))
+    numbers = ("-",) * 5 if row.trainable is None else (_count(row.trainable), _share(row), *counts)
     cells = (f"`{row.method}`", row.changes or "", *numbers, row.merged_by or "no", row.read_by, paper)
     return f"| {' | '.join(cells)} |"
 

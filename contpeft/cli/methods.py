@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.filesize import decimal
 
 from contpeft.cli.options import AsJson
 from contpeft.cli.output import Column, examples, hint, print_json, print_lines, print_table
@@ -33,7 +34,10 @@ def methods(
         bool, typer.Option("--markdown", help="Print the page of the documentation.")
     ] = False,
 ) -> None:
-    """List the adapter methods: what each trains and changes in a model, and who merges and reads it."""
+    """List the adapter methods: what each trains, costs and changes in a model, who merges and reads it.
+
+    FLOPs are those a token takes more than through the bare base, matrix products alone.
+    """
     if markdown and (as_json or model):
         raise UsageError("--markdown prints one page for MiniLM's shape; leave --json and --model out")
     from contpeft.adapters.catalogue import catalogue, reference_model
@@ -56,6 +60,8 @@ def _print(rows: list[MethodRow]) -> None:
         Column("trains", lambda row: row.trainable, "{:,}".format, right=True),
         Column("share", lambda row: row.share, "{:.3%}".format, right=True),
         Column("stores", lambda row: row.stored, "{:,}".format, right=True),
+        Column("bytes", lambda row: row.bytes, decimal, right=True),
+        Column("FLOPs", lambda row: row.flops, "{:,}".format, right=True),
         Column("merge", lambda row: row.merged_by),
         Column("read by", lambda row: row.read_by),
         Column("changes", lambda row: row.changes),

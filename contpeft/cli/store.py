@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from contpeft.cli import (
     store_attention,
+    store_calibrate,
     store_change,
     store_compress,
     store_exchange,
@@ -60,6 +61,7 @@ app.command(rich_help_panel=READ, epilog=store_find.QUERY_EXAMPLES)(store_find.q
 app.command(rich_help_panel=READ, epilog=store_show.DU_EXAMPLES)(store_show.du)
 app.command(rich_help_panel=READ, epilog=store_show.PATH_EXAMPLES)(store_show.path)
 app.command(rich_help_panel=READ, epilog=store_gate.GATE_EXAMPLES)(store_gate.gate)
+app.command(rich_help_panel=READ, epilog=store_calibrate.CALIBRATE_EXAMPLES)(store_calibrate.calibrate)
 app.command(rich_help_panel=WRITE, epilog=store_change.TAG_EXAMPLES)(store_change.tag)
 app.add_typer(store_change.alias_app, name="alias", rich_help_panel=WRITE)
 app.command(rich_help_panel=WRITE, epilog=store_change.RENAME_EXAMPLES)(store_change.rename)

@@ -20,8 +20,9 @@ from contpeft.cli.output import (
     show_tags,
     show_time,
 )
-from contpeft.spec import HeadSpec, Parent, Score, Version
-from contpeft.store import Branch, Change, LineUsage, ScoreChange, TensorChange
+from contpeft.spec import HeadSpec, Parent, Score, Single, Version
+from contpeft.spec.identity import calibration_key
+from contpeft.store import AdapterStore, Branch, Change, LineUsage, ScoreChange, TensorChange
 
 __all__ = [
     "DIFF_EXAMPLES",
@@ -123,10 +124,11 @@ def show(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) ->
         tags = opened.tags.of(version.ref).get(version.ref, {})
         children = opened.children(version.ref)
         scores = opened.inspect.scores(version.ref)
+        calibration = _calibration(opened, version)
     if as_json:
-        cells = [{column.name: column.value(score) for column in SCORES} for score in scores]
+        measured = {"scores": _cells(scores), "calibration": _cells(calibration)}
         called = {"aliases": list(aliases), "tags": tags}
-        print_json({**version.to_json(), **called, "children": children, "scores": cells})
+        print_json({**version.to_json(), **called, "children": children, **measured})
         return
     print_lines([version.ref])
     print_details(_called(aliases, tags) | _summary(version, children))
@@ -138,8 +140,25 @@ def show(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) ->
     if scores:
         print_lines(["", "scores"])
         print_table(scores, SCORES, indent=2)
+    if calibration:
+        print_lines(["", "calibration"])
+        print_table(calibration, SCORES, indent=2)
     print_lines(["", "environment"])
     print_details(version.environment)
+
+
+def _calibration(opened: AdapterStore, version: Version) -> list[Score]:
+    """Returns what is known of a version's calibration, with each head that answers for it."""
+    from contpeft.experiments.lending import heads_of
+
+    lenders = {head.ref: head for head in heads_of(version, opened.show)}
+    parts = [Single(version.ref, None if ref == version.ref else ref) for ref in lenders]
+    keys = (calibration_key(part, version.base, opened.show) for part in parts)
+    return [score for key in keys for score in opened.inspect.measured(key)[::-1]]
+
+
+def _cells(scores: list[Score]) -> list[dict[str, Any]]:
+    return [{column.name: column.value(score) for column in SCORES} for score in scores]
 
 
 def log(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:

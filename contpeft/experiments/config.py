@@ -18,12 +18,19 @@ from contpeft.adapters import check_spec
 from contpeft.errors import ConfigError, NotFoundError, suggest
 from contpeft.experiments import modules, sources
 from contpeft.experiments.sources import Source
-from contpeft.experiments.streams import split_by_class, split_by_column
+from contpeft.experiments.streams import split_by_class, split_by_column, validating
 from contpeft.experiments.tasks import Scenario, TaskStream
 from contpeft.spec import AdapterSpec, Protocol, check_name
 from contpeft.strategies import find_recipe
 
-__all__ = ["Experiment", "StreamConfig", "load_evaluation", "load_experiment", "parse_experiment"]
+__all__ = [
+    "Experiment",
+    "StreamConfig",
+    "load_evaluation",
+    "load_experiment",
+    "parse_experiment",
+    "read_document",
+]
 
 _HOMES = {"module": modules, "source": sources}
 # What an experiment must say and an evaluation need not.
@@ -56,6 +63,8 @@ class StreamConfig:
         train_per_class: rows to train on per class; None for all.
         test_per_class: rows to test on per class; None for all.
         seed: draws the rows, and the order when none is given; None for the experiment's seed.
+        validation: this share of the training rows is held out and measured on in place of the test rows,
+            to choose by; None for the test rows.
     """
 
     source: Source
@@ -66,6 +75,7 @@ class StreamConfig:
     train_per_class: int | None = None
     test_per_class: int | None = None
     seed: int | None = None
+    validation: float | None = None
 
     def build(self, seed: int) -> TaskStream:
         """Returns the stream.
@@ -74,6 +84,10 @@ class StreamConfig:
             ConfigError: if a class is unknown or has too few rows.
         """
         drawn = seed if self.seed is None else self.seed
+        stream = self._split(drawn)
+        return stream if self.validation is None else validating(stream, self.validation, seed=drawn)
+
+    def _split(self, drawn: int) -> TaskStream:
         rows = {"train_per_class": self.train_per_class, "test_per_class": self.test_per_class}
         data = self.source.load()
         if self.by == "task":
@@ -124,6 +138,13 @@ class Experiment:
     def max_epochs(self) -> int:
         """Passes over each task's training rows."""
         return int(self._parsed.trainer.max_epochs)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """What the module is told as ``learning_rate``; None if it has no such option or ignores it."""
+        told = self._parsed.module.get("init_args") or {}
+        rate = None if told.get("optimizer") is not None else told.get("learning_rate")
+        return None if rate is None else float(rate)
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings every session of this run must share, defaults left out.
@@ -176,7 +197,7 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         NotFoundError: if there is no such file.
         ConfigError: if it is no YAML mapping, or a key or value is refused.
     """
-    return parse_experiment({**_read(path), **(overrides or {})}, str(path))
+    return parse_experiment({**read_document(path), **(overrides or {})}, str(path))
 
 
 def load_evaluation(path: str | Path) -> Experiment:
@@ -189,7 +210,26 @@ def load_evaluation(path: str | Path) -> Experiment:
         NotFoundError: if there is no such file.
         ConfigError: if it is no YAML mapping, or a key or value is refused.
     """
-    return parse_experiment({**_FOR_TRAINING, **_read(path)}, str(path))
+    return parse_experiment({**_FOR_TRAINING, **read_document(path)}, str(path))
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Returns the keys of a YAML file as they are written.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        ConfigError: if it is no YAML mapping.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = [str(each) for each in Path(path).parent.glob("*.y*ml")]
+        raise NotFoundError(f"no experiment file {str(path)!r}{suggest(str(path), near)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {_one_line(str(error))}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds {type(document).__name__}, not the keys of an experiment")
+    return document
 
 
 def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> Experiment:
@@ -228,19 +268,6 @@ def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> 
         _parsed=parsed,
         _parser=parser,
     )
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        near = [str(each) for each in Path(path).parent.glob("*.y*ml")]
-        raise NotFoundError(f"no experiment file {str(path)!r}{suggest(str(path), near)}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {_one_line(str(error))}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds {type(document).__name__}, not the keys of an experiment")
-    return document
 
 
 def _parser() -> ArgumentParser:

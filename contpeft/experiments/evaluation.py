@@ -20,7 +20,7 @@ from contpeft.experiments.examples import Examples
 from contpeft.experiments.guests import provisional
 from contpeft.experiments.lending import check_heads, with_head
 from contpeft.experiments.task_rows import TaskRows, answerable, rows_of, some_of
-from contpeft.spec import AdapterState, BaseModel, Protocol, Score, Single, Version
+from contpeft.spec import AdapterState, BaseModel, Part, Protocol, Score, Single, Version
 from contpeft.store import AdapterStore
 from contpeft.strategies import Answerer, Features, as_classifier, composition_key
 
@@ -84,6 +84,11 @@ class Evaluation:
     def _answerer(self) -> Answerer:
         features = Features(self._adapted, self._experiment.eval_batch_size)
         return Answerer(self._adapted, self._load, features)
+
+    @property
+    def seed(self) -> int:
+        """What draws rows."""
+        return self._experiment.seed
 
     @property
     def base(self) -> BaseModel:
@@ -160,6 +165,15 @@ class Evaluation:
         self._keep(single, key, task, "task_aware", _LOSS, loss)
         return loss
 
+    def scores(self, part: Part, rows: Examples) -> tuple[Tensor, tuple[str, ...]]:
+        """Returns the scores ``(n, C)`` that a part gives rows, and each column's label; nothing is kept.
+
+        Raises:
+            SpecError: if its head does not know its labels.
+            BaseMismatchError: if a version was trained on another base model.
+        """
+        return self._answerer.scores(part, rows.inputs, rows.digest())
+
     def attention(self, ref: str, rows: Examples, see: Seen) -> None:
         """Lets a fusion read rows, and tells of each batch which of its members the tokens attend to.
 
@@ -207,11 +221,12 @@ class Evaluation:
         return self._guests[ref] if ref in self._guests else (self._store.show(ref), self._store.load(ref))
 
     @cached_property
-    def _reads(self) -> str:
+    def reads(self) -> str:
+        """Names how raw inputs become batches."""
         return json_digest(self._experiment.identity().get("module"))
 
     def _key(self, single: Single, among: tuple[str, ...] | None) -> str:
-        return composition_key(single, self.base, self.show, f"{self._reads}{among}")
+        return composition_key(single, self.base, self.show, f"{self.reads}{among}")
 
     def _known(self, key: str, task: TaskRows, protocol: Protocol, metric: str) -> float | None:
         score = self._store.cached_score(composition=key, data=task.digest, protocol=protocol, metric=metric)
@@ -224,7 +239,7 @@ class Evaluation:
         if self._known(key, task, protocol, metric) is not None:
             return
         score = Score(
-            run=self._run,
+            run=self.run,
             way=_WAY,
             answer=f"{single}#{key[:8]}",  # a name may come to mean another version
             step=len(self.tasks) - 1,
@@ -239,7 +254,7 @@ class Evaluation:
         self._store.add_scores([score])
 
     @cached_property
-    def _run(self) -> str:
+    def run(self) -> str:
         """The run that holds these scores; equal evaluations share it."""
         config = {
             "module": self._experiment.identity().get("module"),

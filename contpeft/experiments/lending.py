@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contpeft.errors import SpecError, UsageError, suggest
 from contpeft.spec import Single, Task, Version
 
-__all__ = ["check_heads", "with_head"]
+__all__ = ["check_heads", "heads_of", "with_head"]
 
 Show = Callable[[str], Version]
 """Maps a reference to a version's catalogue entry."""
@@ -53,7 +53,7 @@ def check_heads(chosen: Mapping[str, str], tasks: Sequence[str]) -> None:
 
 
 def _lender(version: Version, task: Task, show: Show) -> Version:
-    heads = list({each.ref: each for each in _heads(version, show)}.values())
+    heads = list({each.ref: each for each in heads_of(version, show)}.values())
     able = [each for each in heads if _knows(each, task)]
     named = [each for each in able if each.task == task.name]
     found = named if len(able) > 1 and named else able
@@ -72,11 +72,11 @@ def _lender(version: Version, task: Task, show: Show) -> Version:
     )
 
 
-def _heads(version: Version, show: Show) -> list[Version]:
+def heads_of(version: Version, show: Show) -> list[Version]:
     """Returns the nearest versions with a head, up the lineage."""
     if version.head is not None:
         return [version]
-    return [each for parent in version.parents for each in _heads(show(parent.ref), show)]
+    return [each for parent in version.parents for each in heads_of(show(parent.ref), show)]
 
 
 def _called(version: Version) -> str:

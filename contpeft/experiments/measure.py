@@ -21,6 +21,7 @@ from contpeft.strategies import (
     state_key,
     task_choice,
 )
+from contpeft.strategies.calibrated import temperature_of, temperatures
 
 __all__ = ["Measure", "StartScores"]
 
@@ -65,10 +66,10 @@ class Measure:
         data = self.stream[group]
         effective = task_choice(composition, group) if protocol == "task_aware" else composition
         among = self._among(data, step, protocol)
-        key = composition_key(
-            effective, self.context.adapted.base, self.context.store.show, f"{self.reads}{among}"
-        )
-        known = self.context.store.cached_score(
+        base, store = self.context.adapted.base, self.context.store
+        reads = f"{self.reads}{among}{temperatures(effective, base, store)}"
+        key = composition_key(effective, base, store.show, reads)
+        known = store.cached_score(
             composition=key, data=data.test.digest(), protocol=protocol, metric=data.task.metric
         )
         value = known.value if known else self._accuracy(effective, data, among)
@@ -81,7 +82,10 @@ class Measure:
 
     def _accuracy(self, composition: Composition, data: TaskData, among: Sequence[str] | None) -> float:
         context = self.context
-        answerer = Answerer(context.adapted, context.load, context.features)
+        base, store = context.adapted.base, context.store
+        answerer = Answerer(
+            context.adapted, context.load, context.features, lambda part: temperature_of(part, base, store)
+        )
         answered = answerer.predict(composition, data.test.inputs, data.test.digest(), among)
         return _accuracy(answered, data)
 

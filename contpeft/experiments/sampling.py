@@ -49,7 +49,12 @@ def draw(
 
 
 def hold_out(
-    examples: Examples, strata: Sequence[Hashable], fraction: float, *, seed: int
+    examples: Examples,
+    strata: Sequence[Hashable],
+    fraction: float,
+    *,
+    seed: int,
+    option: str = "test_fraction",
 ) -> tuple[Examples, Examples]:
     """Splits off ``fraction`` of every stratum for testing; at least one row stays on each side.
 
@@ -58,6 +63,7 @@ def hold_out(
         strata: what each row is counted under: its label, or its task and label.
         fraction: share of the test rows, between 0 and 1.
         seed: another seed holds out other rows.
+        option: the name of the option that holds ``fraction``, for messages.
 
     Returns:
         the rows to train on and the rows to test on, each sorted by id.
@@ -66,7 +72,7 @@ def hold_out(
         ConfigError: if ``fraction`` is not between 0 and 1, or a stratum has a single row.
     """
     if not 0 < fraction < 1:
-        raise ConfigError(f"test_fraction is {fraction}; it must lie between 0 and 1, both excluded")
+        raise ConfigError(f"{option} is {fraction}; it must lie between 0 and 1, both excluded")
     train: list[str] = []
     test: list[str] = []
     for stratum, ids in _ids_by_stratum(examples, strata).items():

@@ -6,7 +6,6 @@ scores so far, so that one that was killed takes the same path again and measure
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +14,11 @@ from typing import Any, Final
 
 import torch
 
-from contpeft.errors import ContpeftError, NotFoundError, SpecError, UnsupportedError, UsageError
+from contpeft.errors import ContpeftError, SpecError, UnsupportedError, UsageError
 from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.lending import with_head
 from contpeft.experiments.search_space import ParentScores, SearchResult, Space, Trial
+from contpeft.experiments.searching import import_optuna
 from contpeft.merging import make_rule
 from contpeft.spec import AdapterState, Task
 from contpeft.store import AdapterStore, Candidate
@@ -97,7 +97,7 @@ class _Search:
         self._evaluation = evaluation
         self._store = store
         self._space = space
-        self._optuna = _import_optuna()
+        self._optuna = import_optuna("searching a merge")
 
     def parent(self, ref: str) -> ParentScores:
         """Returns how a version does by itself on its own tasks."""
@@ -125,7 +125,6 @@ class _Search:
     def trials(self, count: int) -> Iterator[Trial]:
         """Yields what was tried, one after the other."""
         optuna = self._optuna
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = ["maximize"] * (2 if self._space.goal == "score" else 1)
         sampler = optuna.samplers.TPESampler(seed=self._space.seed)
         study = optuna.create_study(directions=directions, sampler=sampler)
@@ -206,12 +205,3 @@ def _nothing(state: AdapterState) -> AdapterState:
         raise UnsupportedError(f"weights of 0 are a merge of LoRA adapters alone, this is {state.kind!r}")
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.adapter_tensors().items()}
     return replace(state, tensors=zeros, head=None)
-
-
-def _import_optuna() -> Any:
-    try:
-        return importlib.import_module("optuna")
-    except ModuleNotFoundError as error:
-        raise NotFoundError(
-            f"searching a merge needs optuna ({error}); pip install 'contpeft[search]'"
-        ) from error

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from contpeft.errors import ConfigError, suggest
 from contpeft.experiments.examples import Examples
-from contpeft.experiments.sampling import draw, shuffled
+from contpeft.experiments.sampling import draw, hold_out, shuffled
 from contpeft.experiments.sources.base import LabelledData, strata
 from contpeft.experiments.tasks import Scenario, TaskData, TaskStream, slug
 from contpeft.spec import Task
 
-__all__ = ["split_by_class", "split_by_column"]
+__all__ = ["split_by_class", "split_by_column", "validating"]
 
 
 def split_by_class(
@@ -95,6 +95,24 @@ def split_by_column(
     names = _ordered(sorted(set(data.tasks.values())), order, seed, "task")
     train, test = _drawn(data, data.tasks, train_per_class, test_per_class, seed)
     return TaskStream(tuple(_column_task(data, name, train, test) for name in names), scenario)
+
+
+def validating(stream: TaskStream, share: float, *, seed: int) -> TaskStream:
+    """Returns a stream whose test rows are a part of its training rows, which are trained on no more.
+
+    What is chosen by such a stream has seen no test row.
+
+    Args:
+        stream: the tasks.
+        share: how much of every class of every task is held out, between 0 and 1.
+        seed: another seed holds out other rows.
+
+    Raises:
+        ConfigError: if the share is not between 0 and 1, or a class of a task has a single training row.
+    """
+    parts = (hold_out(d.train, d.train.labels, share, seed=seed, option="validation") for d in stream)
+    tasks = (TaskData(data.task, *part) for data, part in zip(stream, parts, strict=True))
+    return TaskStream(tuple(tasks), stream.scenario)
 
 
 def _drawn(

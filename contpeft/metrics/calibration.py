@@ -64,7 +64,7 @@ def cross_entropy(scores: ArrayLike, labels: Sequence[int], temperature: float =
         raise SpecError(f"temperature {temperature:g} is not positive; give more than 0")
     logits, right = _checked(scores, labels)
     told = log_softmax(logits / temperature, axis=1)
-    return float(-told[np.arange(len(right)), right].mean())
+    return float(np.abs(told[np.arange(len(right)), right]).mean())
 
 
 def best_temperature(scores: ArrayLike, labels: Sequence[int]) -> float:

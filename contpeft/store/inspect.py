@@ -49,6 +49,15 @@ class Inspect:
             found, _ = versions.find(connection, ref, self._store)
             return steps.scores_of_version(connection, found)
 
+    def measured(self, composition: str) -> list[Score]:
+        """Returns what was measured of a composition in any run, the newest first.
+
+        Args:
+            composition: its key, such as :func:`contpeft.spec.identity.calibration_key` gives.
+        """
+        with self._db.read() as connection:
+            return steps.scores_of_composition(connection, composition)
+
     def tree(self, ref: str | AdapterRef | None = None, *, parents: bool = False) -> list[Branch]:
         """Returns the lineage below a version, depth first, or that of the whole store.
 

@@ -20,6 +20,7 @@ __all__ = [
     "arrive_score",
     "cached_score",
     "finish",
+    "scores_of_composition",
     "scores_of_version",
     "select",
     "select_scores",
@@ -171,6 +172,15 @@ def scores_of_version(connection: sqlite3.Connection, version_id: int) -> list[S
         WHERE id IN (SELECT score_id FROM version_score WHERE version_id = ?) ORDER BY id
         """,
         (version_id,),
+    )
+    return [_score(row) for row in rows]
+
+
+def scores_of_composition(connection: sqlite3.Connection, composition: str) -> list[Score]:
+    """Returns what was measured of a composition in any run, the newest first."""
+    rows = connection.execute(
+        f"SELECT {', '.join(_COLUMNS)} FROM score WHERE composition = ? AND NOT copied ORDER BY id DESC",
+        (composition,),
     )
     return [_score(row) for row in rows]
 

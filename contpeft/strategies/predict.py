@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,21 @@ class Answerer:
         adapted: the model; it is as it was after every call.
         load: gives a version's entry and weights.
         features: computes features in batches.
+        temperature: what the scores of a part are divided by before they become probabilities that are put
+            together with those of others; None for a part that has no temperature.
     """
 
-    def __init__(self, adapted: AdaptedModel, load: Load, features: Features) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        load: Load,
+        features: Features,
+        temperature: Callable[[Part], float | None] = lambda _part: None,
+    ) -> None:
         self._adapted = adapted
         self._load = load
         self._features = features
+        self._temperature = temperature
 
     def predict(
         self, composition: Composition, inputs: Sequence[Any], digest: str, among: Sequence[str] | None = None
@@ -82,7 +91,8 @@ class Answerer:
         told: dict[str, list[Tensor]] = {}
         for choice in parallel.choices:
             scores, classes = self.scores(choice, inputs, digest)
-            for label, probability in zip(classes, scores.double().softmax(1).T, strict=True):
+            scaled = scores.double() / (self._temperature(choice) or 1.0)
+            for label, probability in zip(classes, scaled.softmax(1).T, strict=True):
                 told.setdefault(label, []).append(probability)
         means = torch.stack([torch.stack(each).mean(0) for each in told.values()], 1)
         return best_labels(means, tuple(told), among, str(parallel))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters_tiny import bert, look, same, values
+from adapters_tiny import bert, encoder, look, same, values, vit
 from transformers import MPNetConfig, MPNetModel
 
 from contpeft.adapters import method_names
 from contpeft.adapters.catalogue import MethodRow, catalogue, reference_model
+from contpeft.adapters.cost import flops_per_token
 from contpeft.adapters.methods_page import methods_page
 from contpeft.adapters.notes import NOTES
 from contpeft.adapters.tuners import OWN_METHODS, REGISTERED
@@ -52,6 +53,33 @@ def test_numbers_are_those_of_the_method(rows: dict[str, MethodRow]) -> None:
     assert rows["vera"].stored is not None
     assert rows["vera"].trainable is not None
     assert rows["vera"].stored > rows["vera"].trainable  # random factors that are kept
+
+
+def test_bytes_are_those_of_the_numbers_stored(rows: dict[str, MethodRow]) -> None:
+    assert {name: rows[name].bytes for name in ("lora", "adamix")} == {
+        "lora": 4 * (rows["lora"].stored or 0),
+        "adamix": 4 * (rows["adamix"].stored or 0),
+    }
+    assert rows["c3a"].bytes is None
+
+
+def test_operations_are_those_of_the_matrices_that_are_added(rows: dict[str, MethodRow]) -> None:
+    """Two operations an entry of each factor; one token of 8 goes through each once."""
+    assert rows["lora"].flops == 2 * (2 * 2 * (8 * 16 + 16 * 8))
+    assert rows["pfeiffer"].flops == 2 * 2 * (16 + 16)
+    assert (rows["ia3"].flops, rows["bitfit"].flops, rows["c3a"].flops) == (0, 0, None)
+    assert rows["prompt_tuning"].flops is None  # 20 virtual tokens do not fit into 16 positions
+
+
+def test_operations_of_a_model_are_those_of_its_layers() -> None:
+    layer = 4 * 16 * 16 + 2 * 16 * 32
+    # Attention has no weights: each of 8 tokens, half of the positions, meets the others twice.
+    attention = 2 * 8 * 16
+    for how in ("eager", "sdpa"):
+        model = encoder()
+        model.set_attn_implementation(how)
+        assert flops_per_token(model) == 2 * 2 * (layer + attention)
+    assert flops_per_token(vit()) is None
 
 
 def test_a_network_that_makes_a_prompt_is_trained_and_not_stored(rows: dict[str, MethodRow]) -> None:
@@ -115,9 +143,9 @@ def test_the_reference_has_the_size_of_minilm() -> None:
 def test_a_line_of_the_page(rows: dict[str, MethodRow]) -> None:
     page = methods_page([rows["lora"], rows["c3a"], rows["trainable_tokens"]])
     assert (
-        f"| `lora` | adds a low-rank product to W | 1,024 | {rows['lora'].share:.3%} | 1,024 | all rules | "
-        "PEFT, engines | "
+        f"| `lora` | adds a low-rank product to W | 1,024 | {rows['lora'].share:.3%} | 1,024 | "
+        "4,096 | 2,048 | all rules | PEFT, engines | "
         "[Hu et al. 2022](https://arxiv.org/abs/2106.09685) |\n"
     ) in page
-    assert "| `c3a` | adds a block-circular convolution to W | - | - | - | no | PEFT |" in page
+    assert "| `c3a` | adds a block-circular convolution to W | - | - | - | - | - | no | PEFT |" in page
     assert page.endswith("`c3a` with `block_size=64`, `trainable_tokens` with `token_indices=[0]`.\n")

@@ -32,12 +32,13 @@ def test_methods_are_listed_for_a_model(call: Call, folder: Path) -> None:
     ran = call("methods", "--model", str(folder))
     assert ran.exit_code == 0, ran.output
     lines = {line.split()[0]: line.split() for line in ran.stdout.splitlines()}
-    assert lines["method"] == ["method", "trains", "share", "stores", "merge", "read", "by", "changes"]
+    titles = ["method", "trains", "share", "stores", "bytes", "FLOPs", "merge", "read", "by", "changes"]
+    assert lines["method"] == titles
     assert " ".join(lines["lora"]) == (
-        "lora 512 14.286% 512 all rules PEFT, engines adds a low-rank product to W"
+        "lora 512 14.286% 512 2.0 kB 1,024 all rules PEFT, engines adds a low-rank product to W"
     )
     assert " ".join(lines["pissa"]).startswith(
-        "pissa 512 14.286% 1,024 all rules PEFT, engines a variant of lora"
+        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules PEFT, engines a variant of lora"
     )
     assert " ".join(lines["pfeiffer"]).startswith("pfeiffer 49 ")
     assert "c3a: method 'c3a' refuses BertModel: The block size should be a factor" in ran.stdout
@@ -53,6 +54,8 @@ def test_methods_as_json(call: Call, folder: Path) -> None:
         "trainable": 49,
         "share": pytest.approx(49 / 3584),
         "stored": 49,
+        "bytes": 4 * 49,
+        "flops": 2 * (16 + 16),
         "refused": None,
         "changes": "adds a network after the FFN",
         "merge": ["average"],

@@ -151,6 +151,7 @@ def test_show_as_json(call: Call, filled: AdapterStore) -> None:
         **{"answer": "main", "task": "tickets", "protocol": "task_aware"},
         **{"metric": "accuracy", "value": 0.9251, "n": 1200},
     }
+    assert value.pop("calibration") == []
     assert value == json.loads(json.dumps(filled.show("billing@2").to_json()))
 
 

@@ -63,6 +63,21 @@ def test_the_temperature_of_a_model_is_found_and_mends_it(temperature: float) ->
     assert ((logits / found).argmax(1) == logits.argmax(1)).all()
 
 
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 30), hotter=st.floats(0.2, 5.0))
+def test_scaling_fits_at_least_as_well_as_not_scaling_and_changes_no_answer(
+    seed: int, n: int, hotter: float
+) -> None:
+    logits, labels = drawn(seed, hotter, n)
+    found = best_temperature(logits, labels)
+    assert 0 < found < np.inf
+    assert cross_entropy(logits, labels, found) <= cross_entropy(logits, labels) + 1e-6
+    assert ((logits / found).argmax(1) == logits.argmax(1)).all()
+
+
+def test_certainty_has_no_loss() -> None:
+    assert str(cross_entropy([[1000.0, 0.0]], [0])) == "0.0"
+
+
 def test_cross_entropy_is_the_mean_of_minus_the_logarithm() -> None:
     assert cross_entropy([[0.0, 0.0], [0.0, 0.0]], [0, 1]) == pytest.approx(np.log(2))
     assert cross_entropy([[np.log(3.0), 0.0]], [0]) == pytest.approx(-np.log(0.75))

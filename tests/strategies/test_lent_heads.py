@@ -11,9 +11,11 @@ from strategies_tiny import Classifier, Way, examples, learnt, same
 
 from contpeft.adapters import AdaptedModel, build_head
 from contpeft.errors import BaseMismatchError, SpecError
-from contpeft.spec import AdapterState, Parallel, Route, Single
+from contpeft.spec import AdapterState, Parallel, Part, Route, Score, Single
+from contpeft.spec.identity import calibration_key
 from contpeft.store import AdapterStore
-from contpeft.strategies import composition_key, find_recipe, task_choice
+from contpeft.strategies import Answerer, composition_key, find_recipe, task_choice
+from contpeft.strategies.calibrated import TEMPERATURE, temperature_of, temperatures
 
 ONE, TWO = "way.one@1", "way.two@1"
 
@@ -67,6 +69,50 @@ def test_in_parallel_every_label_gets_the_mean_of_its_probabilities(way: Way) ->
     lent = way.answerer().scores(Single(TWO, ONE), inputs, "x")[0].double().softmax(1)
     assert predict(way, shared, inputs) == ["ab"[best] for best in (one + lent).argmax(1).tolist()]
     assert task_choice(parallel, 1) == Single(TWO)
+
+
+def calibrated(way: Way, part: Part, temperature: float) -> None:
+    """Writes down that a temperature was measured for ``part``."""
+    key = calibration_key(part, way.store.show(ONE).base, way.store.show)
+    run = f"run-{len(way.store.runs())}"
+    way.store.start_run(run, config={}, seed=0, tasks=[], scenario="class-incremental")
+    score = Score(
+        run=run,
+        way="calibration",
+        answer="it",
+        step=0,
+        task="one",
+        protocol="all_classes",
+        metric=TEMPERATURE,
+        value=temperature,
+        n=8,
+        composition=key,
+        data="data",
+    )
+    way.store.add_scores([score])
+
+
+def test_probabilities_are_put_together_at_the_temperature_of_each_part(way: Way) -> None:
+    base, inputs = way.store.show(ONE).base, examples("abcd", 4, seed=3)[0]
+    parallel, lent = Parallel((Single(ONE), Single(TWO))), Single(TWO, ONE)
+    assert temperatures(parallel, base, way.store) == ""
+    calibrated(way, Single(ONE), 0.3)
+    calibrated(way, Single(ONE), 40.0)  # the newest counts
+    calibrated(way, lent, 0.5)
+    told = [temperature_of(part, base, way.store) for part in (Single(ONE), Single(TWO), lent)]
+    assert told == [40.0, None, 0.5]
+    assert temperatures(parallel, base, way.store) == " at temperatures [40.0, None]"
+    assert temperatures(Single(ONE), base, way.store) == ""
+    context = way.context(0)
+    answerer = Answerer(
+        context.adapted, context.load, context.features, lambda part: temperature_of(part, base, way.store)
+    )
+    one, two = (answerer.scores(Single(ref), inputs, "x")[0].double() for ref in (ONE, TWO))
+    mean = torch.cat([(one / 40).softmax(1), two.softmax(1)], 1)
+    expected = ["abcd"[best] for best in mean.argmax(1).tolist()]
+    assert answerer.predict(parallel, inputs, "x") == expected
+    assert expected != predict(way, parallel, inputs)
+    assert answerer.predict(Single(ONE), inputs, "x") == predict(way, Single(ONE), inputs)
 
 
 def test_answering_with_a_lent_head_leaves_the_model_as_it_was(way: Way) -> None:

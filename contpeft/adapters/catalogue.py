@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from contpeft.adapters.composable import composes
 from contpeft.adapters.cost import adapter_cost, base_parameters, flops_per_token
 from contpeft.adapters.find import find_head, get_path
 from contpeft.adapters.methods import method_names
@@ -46,6 +47,7 @@ class MethodRow:
         refused: why it cannot be attached; None if it can.
         changes: what it changes.
         merge: by which rules adapters of it are merged; none where it has no merge.
+        composes: the compositions that adapters of it can be in, beside those that take any.
         folder: whether PEFT reads an export ``"alone"``, with ``"contpeft"`` imported, or ``"none"`` does.
         served: whether the profile ``serving`` of an export exists.
         paper: where it was published, and the address; None where there is no paper.
@@ -62,6 +64,7 @@ class MethodRow:
     refused: str | None
     changes: str | None
     merge: tuple[str, ...]
+    composes: tuple[str, ...]
     folder: str
     served: bool
     paper: str | None
@@ -83,7 +86,7 @@ class MethodRow:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as JSON."""
-        return asdict(self) | {"merge": list(self.merge)}
+        return asdict(self) | {"merge": list(self.merge), "composes": list(self.composes)}
 
 
 def catalogue(model: nn.Module) -> list[MethodRow]:
@@ -137,6 +140,7 @@ def _row(method: str, model: nn.Module, head: nn.Module | None, size: int, flops
         refused=refused,
         changes=note.changes if note else None,
         merge=rules_for(base_method(method)) if is_plain(method) else (),
+        composes=composes(method),
         folder=_folder(AdapterSpec(method)),
         served=base_method(method) == "lora" and is_plain(method),
         paper=note.paper if note else None,

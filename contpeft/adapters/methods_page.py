@@ -28,13 +28,16 @@ on a BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters); wh
 - **merge**: by which rules `contpeft store fuse` makes several adapters one. *All rules* work on low-rank
   updates; *entry by entry* are those that work on each number alone (`sum`, `average`, `ties`, ...);
   `average` is the mean of the parameters, of adapters of one shape.
+- **composes**: the [compositions](adapters.md#compositions) that versions of it can be in, beside those that
+  take any (alone, in a route, in parallel, lowest of a stack): over others in a *stack*, in a *sum* or an
+  average, in a *fuse*, as *rows* of one batch; *drop*: layers can be left out.
 - **read by**: who loads what `contpeft store export` writes. *PEFT + contpeft*: PEFT, once
   `contpeft.adapters` is imported. *Engines*: with `--profile serving`. *contpeft*: nobody else.
 
 `W` is the weight of a module the method is applied to.
 
-| method | changes | trains | share | stores | bytes | FLOPs | merge | read by | paper |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |
+| method | changes | trains | share | stores | bytes | FLOPs | merge | composes | read by | paper |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- | --- |
 """
 
 
@@ -56,7 +59,15 @@ def _line(row: MethodRow) -> str:
     paper = "" if row.paper is None else f"[{row.paper}]({row.link})"
     counts = map(_count, (row.stored, row.bytes, row.flops))
     numbers = ("-",) * 5 if row.trainable is None else (_count(row.trainable), _share(row), *counts)
-    cells = (f"`{row.method}`", row.changes or "", *numbers, row.merged_by or "no", row.read_by, paper)
+    cells = (
+        f"`{row.method}`",
+        row.changes or "",
+        *numbers,
+        row.merged_by or "no",
+        ", ".join(row.composes),
+        row.read_by,
+        paper,
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -63,6 +63,7 @@ def _print(rows: list[MethodRow]) -> None:
         Column("bytes", lambda row: row.bytes, decimal, right=True),
         Column("FLOPs", lambda row: row.flops, "{:,}".format, right=True),
         Column("merge", lambda row: row.merged_by),
+        Column("composes", lambda row: ", ".join(row.composes)),
         Column("read by", lambda row: row.read_by),
         Column("changes", lambda row: row.changes),
     )

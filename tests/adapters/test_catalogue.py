@@ -144,7 +144,7 @@ def test_a_line_of_the_page(rows: dict[str, MethodRow]) -> None:
     page = methods_page([rows["lora"], rows["c3a"], rows["trainable_tokens"]])
     assert (
         f"| `lora` | adds a low-rank product to W | 1,024 | {rows['lora'].share:.3%} | 1,024 | "
-        "4,096 | 2,048 | all rules | PEFT, engines | "
+        "4,096 | 2,048 | all rules | stack, sum, fuse, rows, drop | PEFT, engines | "
         "[Hu et al. 2022](https://arxiv.org/abs/2106.09685) |\n"
     ) in page
     assert "| `c3a` | adds a block-circular convolution to W | - | - | - | - | - | no | PEFT |" in page

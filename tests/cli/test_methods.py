@@ -32,13 +32,25 @@ def test_methods_are_listed_for_a_model(call: Call, folder: Path) -> None:
     ran = call("methods", "--model", str(folder))
     assert ran.exit_code == 0, ran.output
     lines = {line.split()[0]: line.split() for line in ran.stdout.splitlines()}
-    titles = ["method", "trains", "share", "stores", "bytes", "FLOPs", "merge", "read", "by", "changes"]
+    titles = [
+        "method",
+        "trains",
+        "share",
+        "stores",
+        "bytes",
+        "FLOPs",
+        "merge",
+        "composes",
+        "read",
+        "by",
+        "changes",
+    ]
     assert lines["method"] == titles
     assert " ".join(lines["lora"]) == (
-        "lora 512 14.286% 512 2.0 kB 1,024 all rules PEFT, engines adds a low-rank product to W"
+        "lora 512 14.286% 512 2.0 kB 1,024 all rules stack, sum, fuse, rows, drop PEFT, engines adds a low-rank product to W"
     )
     assert " ".join(lines["pissa"]).startswith(
-        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules PEFT, engines a variant of lora"
+        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules stack, sum, fuse, rows, drop PEFT, engines a variant of lora"
     )
     assert " ".join(lines["pfeiffer"]).startswith("pfeiffer 49 ")
     assert "c3a: method 'c3a' refuses BertModel: The block size should be a factor" in ran.stdout
@@ -59,6 +71,7 @@ def test_methods_as_json(call: Call, folder: Path) -> None:
         "refused": None,
         "changes": "adds a network after the FFN",
         "merge": ["average"],
+        "composes": ["stack", "sum", "fuse", "drop"],
         "folder": "contpeft",
         "served": False,
         "paper": "Pfeiffer et al. 2021",

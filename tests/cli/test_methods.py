@@ -47,10 +47,12 @@ def test_methods_are_listed_for_a_model(call: Call, folder: Path) -> None:
     ]
     assert lines["method"] == titles
     assert " ".join(lines["lora"]) == (
-        "lora 512 14.286% 512 2.0 kB 1,024 all rules stack, sum, fuse, rows, drop PEFT, engines adds a low-rank product to W"
+        "lora 512 14.286% 512 2.0 kB 1,024 all rules stack, sum, fuse, rows, drop PEFT, engines "
+        "adds a low-rank product to W"
     )
     assert " ".join(lines["pissa"]).startswith(
-        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules stack, sum, fuse, rows, drop PEFT, engines a variant of lora"
+        "pissa 512 14.286% 1,024 4.1 kB 2,048 all rules stack, sum, fuse, rows, drop PEFT, engines "
+        "a variant of lora"
     )
     assert " ".join(lines["pfeiffer"]).startswith("pfeiffer 49 ")
     assert "c3a: method 'c3a' refuses BertModel: The block size should be a factor" in ran.stdout

@@ -5,7 +5,7 @@ usage: python experiments/fusion_quality.py --store STORE [--out DIR] [--methods
 The tasks are VADER's domains, positive or negative: films with 1,500 sentences to train on, and tweets,
 products and editorials with 300 each. Every domain gets an adapter (stage one); then each small domain gets
 
-- ``single``: its own adapter; ``adamix``: one trained as AdaMix;
+- ``single``: its own adapter; ``adamix``: one trained as AdaMix; both also three times as long;
 - ``fused``: attention over all four adapters, trained on the small domain (stage two);
 - ``averaged``, ``merged``: the outputs of all four averaged, or the four merged into one (``ties`` and
   ``iso-c``; bottlenecks: the mean of their weights);
@@ -51,6 +51,8 @@ VALIDATION, TEST = 200, 400
 LABELS = ("negative", "positive")
 RATES = {"single": (2e-3, 7e-4), "adamix": (2e-3, 7e-4), "fused": (1e-3, 3e-4)}
 SPECS = {"pfeiffer": AdapterSpec("pfeiffer", reduction_factor=16), "lora": AdapterSpec("lora", r=8)}
+ADAMIX = AdapterSpec("adamix", reduction_factor=16, consistency=1.0)
+LONGER = 12  # epochs: of four experts each sees a quarter of the batches
 RULES = {"pfeiffer": ("average",), "lora": ("ties", "iso-c")}
 
 
@@ -102,10 +104,11 @@ class Bench:
         for domain in SMALL:
             self.score("single", domain, Single(own[domain]))
             if self.method == "pfeiffer":
-                adamix = self.best(
-                    "adamix", domain, rates, AdapterSpec("adamix", reduction_factor=16, consistency=1.0)
-                )
+                adamix = self.best("adamix", domain, rates, ADAMIX)
                 self.score("adamix", domain, Single(adamix))
+                for way, made in (("single", SPECS["pfeiffer"]), ("adamix", ADAMIX)):
+                    longer = self.fit(way, domain, rates[f"pfeiffer/{way}"], made, epochs=LONGER)
+                    self.score(f"{way}, {LONGER} epochs", domain, Single(longer))
             fused = self.best("fused", domain, rates, over=everyone)
             self.score("fused", domain, Single(fused))
             self.score("averaged", domain, average(*everyone), refit=True)
@@ -122,9 +125,17 @@ class Bench:
             rates[key] = max(tried, key=lambda rate: tried[rate])
         return self.fit(way, domain, rates[key], spec, over)
 
-    def fit(self, way: str, domain: str, rate: float, spec: Any = None, over: Sequence[str] = ()) -> str:
+    def fit(
+        self,
+        way: str,
+        domain: str,
+        rate: float,
+        spec: Any = None,
+        over: Sequence[str] = (),
+        epochs: int | None = None,
+    ) -> str:
         """Returns a version, trained if it is not in the store."""
-        name = f"{self.method}.{way}.{domain}.{self.seed}.{rate:g}"
+        name = f"{self.method}.{way}.{domain}.{self.seed}.{rate:g}" + (f".{epochs}" if epochs else "")
         found = f"{name}-fusion" if over else name
         try:
             return self.store.show(found).ref
@@ -139,7 +150,9 @@ class Bench:
         )
         quiet: dict[str, Any] = dict(logger=False, enable_progress_bar=False, enable_checkpointing=False)
         quiet["enable_model_summary"] = False
-        trainer = L.Trainer(max_epochs=EPOCHS[domain], accelerator="cpu", callbacks=[callback], **quiet)
+        trainer = L.Trainer(
+            max_epochs=epochs or EPOCHS[domain], accelerator="cpu", callbacks=[callback], **quiet
+        )
         trainer.fit(module, self.loader(module, self.domains.train[domain]))
         return self.store.show(found).ref
 

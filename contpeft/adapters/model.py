@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -282,8 +283,9 @@ class AdaptedModel:
                 if not isinstance(composition, Base):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    self.attachment = self._composer.composed(composition, load, lent)
-                    self.load_head(self._composer.answering_head(composition, load))
+                    once = cache(load)  # what computes and what answers may be one version
+                    self.attachment = self._composer.composed(composition, once, lent)
+                    self.load_head(self._composer.answering_head(composition, once))
                 yield
             finally:
                 if head is not None and self.head is not head:

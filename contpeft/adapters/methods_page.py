@@ -28,7 +28,7 @@ on a BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters); wh
 - **merge**: by which rules `contpeft store fuse` makes several adapters one. *All rules* work on low-rank
   updates; *entry by entry* are those that work on each number alone (`sum`, `average`, `ties`, ...);
   `average` is the mean of the parameters, of adapters of one shape.
-- **composes**: the [compositions](adapters.md#compositions) that versions of it can be in, beside those that
+- **composes**: the [compositions](compositions.md) that versions of it can be in, beside those that
   take any (alone, in a route, in parallel, lowest of a stack): over others in a *stack*, in a *sum* or an
   average, in a *fuse*, as *rows* of one batch; *drop*: layers can be left out.
 - **read by**: who loads what `contpeft store export` writes. *PEFT + contpeft*: PEFT, once

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["bytes_digest", "canonical_json", "json_digest", "tensors_digest"]
+__all__ = ["bytes_digest", "canonical_json", "file_digest", "json_digest", "tensors_digest"]
 
 
 def canonical_json(value: Any) -> str:
@@ -32,6 +33,12 @@ def json_digest(value: Any) -> str:
 def bytes_digest(data: bytes | memoryview) -> str:
     """Returns the SHA-256 (hex) of ``data``."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 (hex) of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:

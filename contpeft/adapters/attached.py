@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from contpeft.adapters.dynamics import Dynamics
+from contpeft.errors import SpecError
 
-__all__ = ["Attached"]
+__all__ = ["Attached", "check_shapes", "cpu_copy"]
 
 
 class Attached(ABC):
@@ -72,6 +73,23 @@ class Attached(ABC):
             SpecError: if a tensor is missing, foreign or of another shape; nothing is loaded then.
         """
 
+    def filled(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Returns itself with these tensors; taken out of the model if they do not fit.
+
+        Raises:
+            SpecError: as :meth:`load` does.
+        """
+        with ExitStack() as undo:
+            undo.callback(self.remove)
+            self.load(tensors)
+            undo.pop_all()
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The kind of the versions that hold it: its method, variants of LoRA being ``lora``."""
+        return str(self.made_json()["peft_type"]).lower()
+
     @abstractmethod
     def config_json(self) -> dict[str, Any]:
         """Returns its full configuration as plain JSON; ``peft_type`` in it is its kind."""
@@ -79,3 +97,26 @@ class Attached(ABC):
     def made_json(self) -> dict[str, Any]:
         """Returns the configuration it was made with, whatever training has settled since."""
         return self.config_json()
+
+
+def cpu_copy(tensor: Tensor) -> Tensor:
+    """Returns a tensor as versions hold it: a copy on the CPU, contiguous, without a gradient."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    """Checks that tensors have the names and shapes of those that they are to replace.
+
+    Args:
+        own: those that are there.
+        given: those that are to come.
+        what: names the latter in the error, with its verb.
+
+    Raises:
+        SpecError: if one is missing, foreign or of another shape.
+    """
+    here = {name: tuple(value.shape) for name, value in own.items()}
+    there = {name: tuple(value.shape) for name, value in given.items()}
+    wrong = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
+    if wrong:
+        raise SpecError(f"{what} not fit: {len(wrong)} tensors differ (first: {wrong[0]})")

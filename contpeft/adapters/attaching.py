@@ -13,7 +13,8 @@ from torch import nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
-from contpeft.adapters.methods import config_from_json, make_config, method_of
+from contpeft.adapters.methods import config_from_json, make_config
+from contpeft.adapters.naming import method_of
 from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
 from contpeft.adapters.prompts.attachment import PromptAttachment

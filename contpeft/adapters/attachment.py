@@ -17,6 +17,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from contpeft.adapters.attached import cpu_copy
 from contpeft.adapters.methods import config_from_json, config_to_json
 from contpeft.adapters.places import Place, Places, fill, set_mode
 from contpeft.adapters.principal import paired_weights
@@ -69,11 +70,8 @@ class Attachment(Places):
         """
         if not state.adapter_tensors():
             raise SpecError(f"a version of kind {state.kind!r} holds no adapter to attach")
-        with torch.random.fork_rng(devices=[]), ExitStack() as undo:
-            attachment = cls(model, config_from_json(state.config))
-            undo.callback(attachment.remove)
-            attachment.load(state.adapter_tensors())
-            undo.pop_all()
+        with torch.random.fork_rng(devices=[]):
+            attachment = cls(model, config_from_json(state.config)).filled(state.adapter_tensors())
         attachment.settle_trainable()  # loading makes new parameters where stored ranks differ
         return attachment
 
@@ -100,10 +98,7 @@ class Attachment(Places):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the adapter's tensors on the CPU, under PEFT's names on disk."""
-        return {
-            _portable(name): value.detach().to("cpu", copy=True).contiguous()
-            for name, value in self._live().items()
-        }
+        return {_portable(name): cpu_copy(value) for name, value in self._live().items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Sets the adapter's tensors.

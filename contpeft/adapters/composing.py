@@ -15,7 +15,8 @@ from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.dynamics import Together
 from contpeft.adapters.fusion import FUSION, members_of
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
-from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of, paths_of
+from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of
+from contpeft.adapters.places import paths_of
 from contpeft.adapters.residents import Residents
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.summed import summed_sites

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from contpeft.adapters.find import HEADS_IN_MODEL
 from contpeft.adapters.methods import VOLATILE, config_from_json, config_to_json
+from contpeft.adapters.naming import method_of
 from contpeft.adapters.presets import UNION
 from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
 from contpeft.adapters.prompts.folder import checked_vectors, head_names
@@ -87,13 +88,13 @@ def _state(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterSta
     head, head_tensors = _head(set(tensors) - set(factors), told.get("modules_to_save"), tensors)
     layers = _layers(factors, prefixes)
     if not factors:
-        raise SpecError(f"there is no factor of {_method(config)} among the {len(tensors)} tensors")
+        raise SpecError(f"there is no factor of {method_of(config)} among the {len(tensors)} tensors")
     _check_targets(config, [module for module in layers if module])
     _check_alike(config, layers)
-    if _method(config) == "lora":
+    if method_of(config) == "lora":
         for module, parts in layers.items():
             _check_lora(config, module, parts)
-    return AdapterState(_method(config), config_to_json(config), factors | head_tensors, head)
+    return AdapterState(method_of(config), config_to_json(config), factors | head_tensors, head)
 
 
 def _prompt_state(config: PeftConfig, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AdapterState:
@@ -101,7 +102,7 @@ def _prompt_state(config: PeftConfig, told: Mapping[str, Any], tensors: Mapping[
     config.task_type = "CAUSAL_LM" if told.get("task_type") == "CAUSAL_LM" else "FEATURE_EXTRACTION"
     others = head_names({name: each for name, each in tensors.items() if name not in own})
     head, head_tensors = _head(others, told.get("modules_to_save"), others)
-    return AdapterState(_method(config), config_to_json(config), own | head_tensors, head)
+    return AdapterState(method_of(config), config_to_json(config), own | head_tensors, head)
 
 
 def _config(told: Mapping[str, Any]) -> PeftConfig:
@@ -116,12 +117,8 @@ def _config(told: Mapping[str, Any]) -> PeftConfig:
     return config_from_json(options)
 
 
-def _method(config: PeftConfig) -> str:
-    return str(config_to_json(config)["peft_type"]).lower()
-
-
 def _prefixes(config: PeftConfig) -> tuple[str, ...]:
-    own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], f"{_method(config)}_")  # type: ignore[index]
+    own = (PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type], f"{method_of(config)}_")  # type: ignore[index]
     return (*own, _TOKENS) if getattr(config, "trainable_token_indices", None) else own
 
 
@@ -190,7 +187,7 @@ def _check_targets(config: PeftConfig, modules: Collection[str]) -> None:
 
 def _check_alike(config: PeftConfig, layers: _Layers) -> None:
     """Checks that modules which differ in their layer's number alone have factors of the same names."""
-    if getattr(config, "rank_pattern", None) and _method(config) != "lora":
+    if getattr(config, "rank_pattern", None) and method_of(config) != "lora":
         return  # for some methods the rank decides which factors there are
     alike: dict[str, set[str]] = defaultdict(set)
     for module, parts in layers.items():

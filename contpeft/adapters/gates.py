@@ -16,14 +16,14 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from contpeft.adapters.attached import Attached
+from contpeft.adapters.attached import Attached, check_shapes, cpu_copy
 from contpeft.adapters.places import Places
 from contpeft.adapters.prompts.attachment import PromptAttachment
 from contpeft.adapters.prompts.backbone import backbone_of, is_causal
 from contpeft.adapters.prompts.calls import named, refuse_checkpointing
 from contpeft.adapters.prompts.prefix import PrefixPort
 from contpeft.adapters.tuners.bottleneck import BottleneckLayer, ResidualTap
-from contpeft.errors import SpecError, UnsupportedError
+from contpeft.errors import UnsupportedError
 
 __all__ = ["Gates", "layer_gates"]
 
@@ -99,10 +99,7 @@ class Gates(Attached):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns them on the CPU."""
-        return {
-            name: value.detach().to("cpu", copy=True).contiguous()
-            for name, value in self.named_parameters().items()
-        }
+        return {name: cpu_copy(value) for name, value in self.named_parameters().items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Sets them.
@@ -110,11 +107,7 @@ class Gates(Attached):
         Raises:
             SpecError: if one is missing, foreign or of another shape; nothing is loaded then.
         """
-        own = {name: tuple(value.shape) for name, value in self.named_parameters().items()}
-        given = {name: tuple(value.shape) for name, value in tensors.items()}
-        if own != given:
-            wrong = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-            raise SpecError(f"stored gates do not fit: {len(wrong)} tensors differ (first: {wrong[0]})")
+        check_shapes(self.named_parameters(), tensors, "stored gates do")
         with torch.inference_mode(False):
             self._modules.load_state_dict(dict(tensors))
 
@@ -201,7 +194,6 @@ def _scaled(model: nn.Module, number: int, part: Attached, layers: Sequence[nn.M
     """Returns the modules of a part whose output is all that it adds."""
     if _prefix(part) is not None:
         return []
-    method = str(part.config_json()["peft_type"]).lower()
     inside = {id(module) for layer in layers for module in layer.modules()}
     found: list[nn.Module] = []
     for base, layer in part.places() if isinstance(part, Places) else ():
@@ -209,10 +201,10 @@ def _scaled(model: nn.Module, number: int, part: Attached, layers: Sequence[nn.M
             continue
         adding = _adding(layer.module)
         if adding is None or id(base.parent) not in inside:
-            raise _no_gate(number, method)
+            raise _no_gate(number, part.kind)
         found.append(adding)
     if not found:
-        raise _no_gate(number, method)
+        raise _no_gate(number, part.kind)
     return found
 
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.composable import LOWEST
-from contpeft.adapters.places import Place, Places, set_mode
+from contpeft.adapters.places import Place, Places, paths_of, set_mode
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.tuners.bottleneck import Site
 from contpeft.adapters.union import Union
 from contpeft.errors import UnsupportedError
 
-__all__ = ["Beside", "Guest", "InPlace", "guests_of", "layer_number", "paths_of"]
+__all__ = ["Beside", "Guest", "InPlace", "guests_of", "layer_number"]
 
 
 class Guest(ABC):
@@ -142,13 +142,7 @@ def guests_of(attached: Attached, model: nn.Module) -> list[Guest]:
         return [guest for part in attached.parts for guest in guests_of(part, model)]
     if not isinstance(attached, Places):
         return [Whole(attached)]
-    method = str(attached.config_json()["peft_type"]).lower()
-    return [InPlace(attached.places(), paths_of(model), method)]
-
-
-def paths_of(model: nn.Module) -> dict[int, str]:
-    """Returns the dotted path of each module in the model, by its identity."""
-    return {id(module): path for path, module in model.named_modules()}
+    return [InPlace(attached.places(), paths_of(model), attached.kind)]
 
 
 def layer_number(path: str) -> int | None:

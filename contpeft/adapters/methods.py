@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from contpeft.adapters.budget import AUTO, check_budget, spec_within
+from contpeft.adapters.naming import method_name, method_of
 from contpeft.adapters.presets import PRESETS, UNION, expanded, parts_of
 from contpeft.adapters.prompts import PROMPT_METHODS, completed, is_prompt
 from contpeft.adapters.targets import default_targets, has_conv1d, resolve_targets
@@ -37,7 +38,6 @@ __all__ = [
     "config_to_json",
     "make_config",
     "method_names",
-    "method_of",
 ]
 
 _SHORT_NAMES = {
@@ -108,25 +108,20 @@ def make_config(
     if isinstance(spec, AdapterSpec) and spec.method == AUTO:
         spec = spec_within(spec, model, head)
     config: Any = _from_spec(spec, model, head) if isinstance(spec, AdapterSpec) else copy.deepcopy(spec)
-    _config_type(_name(config.peft_type))
+    _config_type(method_of(config))
     _check_options(vars(config))
     config.task_type = None  # for some tasks PEFT would wrap the head
     config.inference_mode = False
     if is_prompt(config):
         return completed(config, model)
     if isinstance(config, BottleneckConfig) and config.target_modules is None:
-        config.target_modules = site_pattern(_name(config.peft_type), config.placement, model)
+        config.target_modules = site_pattern(method_of(config), config.placement, model)
     if getattr(config, "target_modules", None) is not None:
         resolved = resolve_targets(model, config.target_modules, head)
         config.target_modules = resolved if isinstance(resolved, str) else set(resolved)
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = has_conv1d(model)
     return cast(PeftConfig, config)
-
-
-def method_of(config: PeftConfig) -> str:
-    """Returns the name of the method a configuration is of."""
-    return _name(config.peft_type)
 
 
 def config_to_json(config: PeftConfig) -> dict[str, Any]:
@@ -155,11 +150,7 @@ def config_from_json(value: Mapping[str, Any]) -> PeftConfig:
 
 
 def _registry() -> dict[str, Any]:
-    return {_name(kind): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
-
-
-def _name(kind: Any) -> str:
-    return str(kind.value if isinstance(kind, Enum) else kind).lower()
+    return {method_name(kind): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 
 
 def _attachable(name: str, kind: Any) -> bool:

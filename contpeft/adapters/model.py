@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from contpeft.adapters.attached import Attached
+from contpeft.adapters.attached import Attached, cpu_copy
 from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
 from contpeft.adapters.attachment import refuse_adapted
 from contpeft.adapters.composing import Composed, Composer
@@ -260,9 +260,9 @@ class AdaptedModel:
         tensors = self.attachment.tensors()
         head = self.head
         if head is not None:
-            inside = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in head.state_dict().items()}
+            inside = {k: cpu_copy(v) for k, v in head.state_dict().items()}
             tensors |= {AdapterState.HEAD_PREFIX + name: value for name, value in inside.items()}
-        kind = str(config["peft_type"]).lower()
+        kind = self.attachment.kind
         return AdapterState(kind, config, tensors, None if head is None else head_spec(head, classes))
 
     @contextmanager

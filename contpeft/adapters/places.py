@@ -9,7 +9,7 @@ from torch import nn
 
 from contpeft.adapters.attached import Attached
 
-__all__ = ["Place", "Places", "fill", "set_mode"]
+__all__ = ["Place", "Places", "fill", "paths_of", "set_mode"]
 
 
 class Place(NamedTuple):
@@ -84,3 +84,8 @@ def fill(places: Iterable[Place]) -> None:
     """Puts modules into their places."""
     for place in places:
         place.fill()
+
+
+def paths_of(model: nn.Module) -> dict[int, str]:
+    """Returns the dotted path of every module of a model, by the module's identity."""
+    return {id(module): path for path, module in model.named_modules()}

@@ -94,7 +94,7 @@ def train_as(attachment: Attachment, spec: AdapterSpec | PeftConfig, *, fresh: b
     Raises:
         SpecError: if the method cannot start from the model's weights, or go on from these.
     """
-    kind = str(attachment.made_json()["peft_type"]).lower()
+    kind = attachment.kind
     method, options = (kind, vars(spec)) if isinstance(spec, PeftConfig) else (spec.method, spec.options)
     regime = _REGIMES.get(method)
     if regime is not None and base_method(method) == kind:

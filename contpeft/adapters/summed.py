@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.places import Place
-from contpeft.adapters.tuners.bottleneck import BottleneckLayer, Site
-from contpeft.adapters.tuners.flows import FLOWS, Add
+from contpeft.adapters.tuners.bottleneck import BottleneckLayer
+from contpeft.adapters.tuners.joint import JointSite
 
 __all__ = ["SummedBottleneck", "summed_sites"]
 
 
-class SummedBottleneck(nn.Module):
+class SummedBottleneck(JointSite):
     """A site of the model with several bottleneck adapters around it, all reading the same.
 
     Args:
@@ -23,27 +22,9 @@ class SummedBottleneck(nn.Module):
         weights: what the output of each is multiplied by.
     """
 
-    below: tuple[Site, ...] = ()
-
     def __init__(self, layers: Sequence[BottleneckLayer], weights: Sequence[float]) -> None:
-        super().__init__()
-        self.base_layer = layers[0].base_layer
-        self.flow = layers[0].flow
+        super().__init__(layers[0])
         self._terms = list(zip(layers, weights, strict=True))  # in a list, so that they are no children
-
-    def forward(self, *inputs: Any) -> Tensor:
-        """Returns what the site computes; see :mod:`contpeft.adapters.tuners.flows`."""
-        return FLOWS[self.flow](self.base_layer, self.adds(), self.residual(), *inputs)
-
-    def residual(self) -> Tensor | None:
-        """Returns what the normalisation beside the site was given, where the flow needs it."""
-        for site in self.below:
-            site.residual()
-        return self._terms[0][0].residual()
-
-    def adds(self) -> list[Add]:
-        """Returns what the adapters of this site add together, after what the sites below it add."""
-        return [*(add for site in self.below for add in site.adds()), self._added]
 
     def _added(self, z: Tensor) -> Tensor:
         # Each layer is alone: it has no site below it, so its last term is all it adds.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.dynamics import Together
 from contpeft.adapters.gates import Gates
-from contpeft.adapters.places import Places
+from contpeft.adapters.places import Places, paths_of
 from contpeft.adapters.presets import UNION
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
@@ -194,7 +194,7 @@ def _slots(model: nn.Module, part: Attached) -> dict[tuple[int, str], str]:
     """Returns what a part replaces in the model, and its name there."""
     if not isinstance(part, Places):
         return {(0, "inputs"): f"what {type(model).__name__} reads"}
-    names = {id(module): name for name, module in model.named_modules()}
+    names = paths_of(model)
     own = [place for place, _ in part.places()]
     return {
         (id(each.parent), each.name): f"'{names[id(each.parent)]}.{each.name}'".replace("'.", "'")

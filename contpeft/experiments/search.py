@@ -17,8 +17,8 @@ import torch
 from contpeft.errors import ContpeftError, SpecError, UnsupportedError, UsageError
 from contpeft.experiments.evaluation import Evaluation
 from contpeft.experiments.lending import with_head
+from contpeft.experiments.optional import import_optuna
 from contpeft.experiments.search_space import ParentScores, SearchResult, Space, Trial
-from contpeft.experiments.searching import import_optuna
 from contpeft.merging import make_rule
 from contpeft.spec import AdapterState, Task
 from contpeft.store import AdapterStore, Candidate

@@ -170,8 +170,7 @@ class AdapterStore:
     def show(self, ref: str | AdapterRef) -> Version:
         """Returns the catalogue entry of a version; raises what :meth:`resolve` raises."""
         with self._db.read() as connection:
-            found, _ = versions.find(connection, ref, str(self.path))
-            return versions.select(connection, [("version.id = ?", found)])[0]
+            return versions.get(connection, ref, str(self.path))
 
     def load(self, ref: str | AdapterRef, *, verify: bool = True) -> AdapterState:
         """Returns the state of a version, its tensors on the CPU.

@@ -81,6 +81,12 @@ def find(connection: sqlite3.Connection, ref: str | AdapterRef, store: str) -> t
     return _find_number(connection, found, parsed, store)
 
 
+def get(connection: sqlite3.Connection, ref: str | AdapterRef, store: str) -> Version:
+    """Returns the catalogue entry of the version that ``ref`` stands for; raises what :func:`find` does."""
+    found, _ = find(connection, ref, store)
+    return select(connection, [("version.id = ?", found)])[0]
+
+
 def adapter_id(connection: sqlite3.Connection, name: str, store: str) -> int:
     """Returns the row id of the adapter called ``name``.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from contpeft.adapters.attached import check_shapes, cpu_copy
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS, FusedBottleneck, bottleneck_sites
 from contpeft.adapters.fusion.layer import FusionOptions
 from contpeft.adapters.fusion.linear import FusedLinear, linear_sites
@@ -87,7 +88,7 @@ class FusionAttachment(Places):
     def tensors(self) -> dict[str, Tensor]:
         """Returns the fusion's tensors on the CPU."""
         return {
-            f"{ROOT}{path}.fusion.{name}": value.detach().to("cpu", copy=True).contiguous()
+            f"{ROOT}{path}.fusion.{name}": cpu_copy(value)
             for path, layer in self._fused.items()
             for name, value in layer.fusion.state_dict().items()
         }
@@ -98,11 +99,7 @@ class FusionAttachment(Places):
         Raises:
             SpecError: if a tensor is missing, foreign or of another shape; nothing is loaded then.
         """
-        own = {name: tuple(value.shape) for name, value in self.tensors().items()}
-        given = {name: tuple(value.shape) for name, value in tensors.items()}
-        if own != given:
-            wrong = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-            raise SpecError(f"a stored fusion does not fit: {len(wrong)} tensors differ (first: {wrong[0]})")
+        check_shapes(self.tensors(), tensors, "a stored fusion does")
         for path, layer in self._fused.items():
             prefix = f"{ROOT}{path}.fusion."
             inside = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
@@ -153,12 +150,7 @@ class FusionAttachment(Places):
             attachment = cls(
                 model, members, FusionOptions(**state.config["options"]), state.config.get("kept")
             )
-        try:
-            attachment.load(state.adapter_tensors())
-        except SpecError:
-            attachment.remove()
-            raise
-        return attachment
+        return attachment.filled(state.adapter_tensors())
 
 
 def members_of(state: AdapterState) -> list[str]:

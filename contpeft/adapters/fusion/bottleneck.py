@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion.layer import Bottlenecks, FusionLayer, FusionOptions
 from contpeft.adapters.fusion.members import Kept, chosen
 from contpeft.adapters.fusion.source import OutputTap, output_taps
-from contpeft.adapters.places import Place
-from contpeft.adapters.tuners.bottleneck import BottleneckLayer, Site
-from contpeft.adapters.tuners.flows import FLOWS, Add
+from contpeft.adapters.places import Place, paths_of
+from contpeft.adapters.tuners.bottleneck import BottleneckLayer
+from contpeft.adapters.tuners.joint import JointSite
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterState
 
@@ -26,11 +26,10 @@ __all__ = ["BOTTLENECKS", "FusedBottleneck", "bottleneck_sites"]
 BOTTLENECKS: Final = ("houlsby", "parallel", "pfeiffer")
 
 
-class FusedBottleneck(nn.Module):
+class FusedBottleneck(JointSite):
     """A site of the model with several bottleneck adapters around it, mixed by attention.
 
-    What an adapter reads is what scores, unless a tap has something else; what flows past the adapters does
-    so as with a single one.
+    What an adapter reads is what scores, unless a tap has something else.
 
     Args:
         site: the site with one adapter.
@@ -42,7 +41,6 @@ class FusedBottleneck(nn.Module):
         UnsupportedError: if adapters differ in activation, or stand for what they read.
     """
 
-    below: tuple[Site, ...] = ()
     down: Tensor
     down_bias: Tensor
     up: Tensor
@@ -55,10 +53,8 @@ class FusedBottleneck(nn.Module):
         options: FusionOptions,
         source: OutputTap | None = None,
     ) -> None:
-        super().__init__()
-        self.base_layer = site.base_layer
-        self.flow, self._first = site.flow, [site]  # in a list, so that it is no child
-        self._source = [] if source is None else [source]
+        super().__init__(site)
+        self._source = [] if source is None else [source]  # in a list, so that it is no child
         self._activation = ACT2FN[_activation(layers)]
         width = max(_linears(layer)[0].out_features for layer in layers)
         parts = [_padded(layer, width) for layer in layers]
@@ -67,22 +63,7 @@ class FusedBottleneck(nn.Module):
             self.register_buffer(name, torch.stack([part[place] for part in parts]), persistent=False)
         self.fusion = FusionLayer(self.up.shape[1], options).to(self.up)
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """Returns what the site computes; see :mod:`contpeft.adapters.tuners.flows`."""
-        return FLOWS[self.flow](self.base_layer, self.adds(), self.residual(), *inputs)
-
-    def residual(self) -> Tensor | None:
-        """Returns what the normalisation beside the site was given, where the flow needs it."""
-        for site in self.below:
-            site.residual()
-        return self._first[0].residual()
-
-    def adds(self) -> list[Add]:
-        """Returns what the fused adapters add, those of the sites below first."""
-        return [*(add for site in self.below for add in site.adds()), self._added]
-
     def _added(self, z: Tensor) -> Tensor:
-        """Returns what the adapters add together, of the shape and type of what they read."""
         count, narrow, wide = self.down.shape
         rows = z.reshape(len(z), -1, wide).to(self.down.dtype)
         hidden = self._activation(F.linear(rows, self.down.flatten(0, 1), self.down_bias.flatten()))
@@ -131,7 +112,7 @@ def _places(model: nn.Module, states: Sequence[AdapterState]) -> list[dict[str, 
     for state in states:
         attached.append(Attachment.from_state(model, state))
         attached[-1].remove()
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = paths_of(model)
     places = [{paths[id(pair[0].module)]: pair for pair in each.places()} for each in attached]
     if any(each.keys() != places[0].keys() for each in places):
         raise SpecError(

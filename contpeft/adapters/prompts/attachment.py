@@ -10,7 +10,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from contpeft.adapters.attached import Attached
+from contpeft.adapters.attached import Attached, cpu_copy
 from contpeft.adapters.methods import config_to_json
 from contpeft.adapters.prompts.backbone import backbone_of, is_vision
 from contpeft.adapters.prompts.configs import completed, is_prefix, tokens_of
@@ -67,13 +67,7 @@ class PromptAttachment(Attached):
             UnsupportedError: if the method has no place in the model.
         """
         completed(config, model)
-        attachment = cls(model, config, stored_encoder(config))
-        try:
-            attachment.load(tensors)
-        except SpecError:
-            attachment.remove()
-            raise
-        return attachment
+        return cls(model, config, stored_encoder(config)).filled(tensors)
 
     def install(self) -> None:
         """Lets the model compute with the prompt; nothing happens if it does.
@@ -120,7 +114,7 @@ class PromptAttachment(Attached):
         self.encoder.eval()  # without dropout
         try:
             with torch.no_grad():
-                return {STORED: self._vectors().to("cpu", copy=True).contiguous()}
+                return {STORED: cpu_copy(self._vectors())}
         finally:
             self.encoder.train(training)
 

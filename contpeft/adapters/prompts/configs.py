@@ -7,6 +7,7 @@ from typing import Any, Final
 from peft import PeftConfig, PromptLearningConfig
 from torch import nn
 
+from contpeft.adapters.naming import method_of
 from contpeft.adapters.prompts.backbone import backbone_of, input_width, is_causal, refuse_unfit
 from contpeft.errors import SpecError
 
@@ -24,7 +25,7 @@ def is_prompt(config: PeftConfig) -> bool:
 
 def is_prefix(config: PeftConfig) -> bool:
     """Returns whether the vectors stand before keys and values, not before the inputs."""
-    return str(getattr(config.peft_type, "value", config.peft_type)) == "PREFIX_TUNING"
+    return method_of(config) == "prefix_tuning"
 
 
 def tokens_of(config: PeftConfig) -> int:

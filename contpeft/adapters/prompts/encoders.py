@@ -9,6 +9,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
+from contpeft.adapters.naming import method_of
 from contpeft.adapters.prompts.backbone import is_vision
 from contpeft.adapters.prompts.configs import is_prefix, tokens_of
 from contpeft.errors import SpecError
@@ -43,7 +44,7 @@ def fresh_encoder(config: PeftConfig, backbone: nn.Module) -> nn.Module:
         SpecError: if PEFT refuses the options.
     """
     kind: Any = PEFT_TYPE_TO_TUNER_MAPPING[cast(Any, config.peft_type)]
-    method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
+    method = method_of(config)
     words = None if is_vision(backbone) else cast(Any, backbone).get_input_embeddings()
     with torch.inference_mode(False):
         try:

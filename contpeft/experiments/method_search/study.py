@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from contpeft.digest import json_digest
 from contpeft.experiments.method_search.outcome import MethodTrial
 from contpeft.experiments.method_search.space import Candidate, MethodSpace
-from contpeft.experiments.searching import import_optuna
+from contpeft.experiments.optional import import_optuna
 
 __all__ = ["Proposal", "Pruner", "Study"]
 

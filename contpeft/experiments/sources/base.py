@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from contpeft.errors import ConfigError, NotFoundError, SpecError, suggest
+from contpeft.errors import ConfigError, SpecError, suggest
 from contpeft.experiments.examples import Examples, content_digest
 from contpeft.experiments.sampling import hold_out
 
-__all__ = ["LabelledData", "Row", "Source", "import_optional", "strata"]
+__all__ = ["LabelledData", "Row", "Source", "strata"]
 
 
 class Row(NamedTuple):
@@ -109,20 +108,6 @@ def strata(examples: Examples, tasks: Mapping[str, str]) -> list[Hashable]:
         (tasks[row_id], label) if tasks else label
         for row_id, label in zip(examples.ids, examples.labels, strict=True)
     ]
-
-
-def import_optional(module: str, distribution: str) -> ModuleType:
-    """Returns an imported module that only some sources need.
-
-    Raises:
-        NotFoundError: if it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise NotFoundError(
-            f"this source needs {distribution} ({error}); pip install 'contpeft[data]'"
-        ) from error
 
 
 def _identified(split: str, rows: Iterable[Row]) -> tuple[Examples, dict[str, str]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from contpeft.experiments.sources.base import LabelledData, Row, import_optional
+from contpeft.experiments.optional import import_optional
+from contpeft.experiments.sources.base import LabelledData, Row
 
 __all__ = ["Digits"]
 
@@ -37,7 +38,7 @@ class Digits:
             NotFoundError: if scikit-learn is not installed.
             ConfigError: if the fraction is not between 0 and 1, or a class does not exist.
         """
-        bunch = import_optional("sklearn.datasets", "scikit-learn").load_digits()
+        bunch = import_optional("sklearn.datasets", "this source", "scikit-learn").load_digits()
         data = LabelledData.from_pool(_rows(bunch), test_fraction=self.test_fraction, seed=self.seed)
         return data.only(self.classes)
 

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from contpeft.errors import ConfigError, NotFoundError, suggest
-from contpeft.experiments.sources.base import LabelledData, Row, import_optional
+from contpeft.experiments.optional import import_optional
+from contpeft.experiments.sources.base import LabelledData, Row
 
 __all__ = ["HubDataset"]
 
@@ -50,7 +51,7 @@ class HubDataset:
             NotFoundError: if ``datasets`` is not installed, or the data set cannot be reached.
             ConfigError: if a split or column is missing, a row has no label or a class does not exist.
         """
-        splits = self._splits(import_optional("datasets", "datasets"))
+        splits = self._splits(import_optional("datasets", "this source"))
         return LabelledData.from_rows(self._rows(splits, self.train), self._rows(splits, self.test)).only(
             self.classes
         )

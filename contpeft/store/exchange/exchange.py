@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +82,11 @@ class Exchange:
         target = Path(folder)
         exporting.check(target, profile, base, head=head)
         with self._db.read() as connection:
-            version_id, version = self._find(connection, ref)
+            version_id, exact = versions.find(connection, ref, self._store)
+            version = versions.get(connection, exact, self._store)
             scores = steps.scores_of_version(connection, version_id)
             parents = [
-                Ancestor(parent, self._find(connection, parent.ref)[1].fingerprint)
+                Ancestor(parent, versions.get(connection, parent.ref, self._store).fingerprint)
                 for parent in version.parents
             ]
         if profile == "adapterhub":
@@ -178,7 +178,7 @@ class Exchange:
             return []
         told = state.config["over"]
         with self._db.read() as connection:
-            found = [self._find(connection, entry["ref"])[1] for entry in told]
+            found = [versions.get(connection, entry["ref"], self._store) for entry in told]
         for entry, member in zip(told, found, strict=True):
             if member.fingerprint != entry["fingerprint"]:
                 raise IntegrityError(
@@ -186,7 +186,3 @@ class Exchange:
                     f"here {member.ref} has others; the fusion cannot be exported with it"
                 )
         return [(member, self._load(member)) for member in found]
-
-    def _find(self, connection: sqlite3.Connection, ref: str | AdapterRef) -> tuple[int, Version]:
-        found, _ = versions.find(connection, ref, self._store)
-        return found, versions.select(connection, [("version.id = ?", found)])[0]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from contpeft.errors import BaseMismatchError, IntegrityError, NotFoundError, SpecError, UsageError, suggest
+from contpeft.errors import BaseMismatchError, NotFoundError, SpecError, UsageError, suggest
 from contpeft.spec import AdapterState, BaseModel, Parent
 from contpeft.store.disk import one_line_errors
-from contpeft.store.exchange.provenance import ASIDE, CONFIG, HEAD, SIDE, WEIGHTS, Provenance
+from contpeft.store.exchange.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Provenance
 from contpeft.store.untrusted import read_json, read_tensors, refuse_pickle
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from contpeft.adapters import AdaptedModel
 
-__all__ = ["Folder", "known_parents", "read", "told_base"]
+__all__ = ["Folder", "check_fits", "check_same", "known_parents", "read", "told_base"]
 
 # What a configuration of PEFT's tells about its making that a version has no place of its own for.
 _FACTS: Final = ("base_model_name_or_path", "peft_version", "revision", "task_type")
@@ -69,7 +68,8 @@ def read(path: Path) -> Folder:
     provenance = None
     if (path / SIDE).exists():
         provenance = Provenance.from_json(read_json(path / SIDE), path / SIDE)
-        _check_digests(path, provenance)
+        there = [name for name in (CONFIG, WEIGHTS, HEAD) if (path / name).exists()]
+        provenance.check_files(path, there, "PEFT")
     state = state_from_peft(told, read_tensors(path / WEIGHTS))
     return Folder(path, told, _with_head(path, state, provenance), provenance)
 
@@ -86,12 +86,12 @@ def told_base(folder: Folder, base: BaseModel | nn.Module | str | Path | None) -
         BaseMismatchError: if it is not the one the adapter was trained on, or the adapter does not fit it.
     """
     if isinstance(base, BaseModel):
-        _check_same(folder, base)
+        check_same(folder.path, folder.provenance, base)
         return base
     if base is not None:
         adapted = _at_hand(folder, base)
-        _check_same(folder, adapted.base)
-        _check_fits(folder, adapted)
+        check_same(folder.path, folder.provenance, adapted.base)
+        check_fits(folder.path, folder.state, adapted)
         return adapted.base
     if folder.provenance is None:
         raise UsageError(
@@ -100,6 +100,42 @@ def told_base(folder: Folder, base: BaseModel | nn.Module | str | Path | None) -
             "give the base: a model folder (--base), or that of a stored version (--like)"
         )
     return folder.provenance.base
+
+
+def check_same(path: Path, provenance: Provenance | None, base: BaseModel) -> None:
+    """Checks that a base is the one that a side file tells of, if there is one.
+
+    Args:
+        path: the folder, for the error.
+        provenance: its side file.
+        base: the base that was given.
+
+    Raises:
+        BaseMismatchError: if it is another one.
+    """
+    told = provenance.base if provenance else base
+    if told.fingerprint != base.fingerprint:
+        raise BaseMismatchError(
+            f"the adapter in {path} was trained on {told.name!r} ({told.fingerprint[:12]}), the base "
+            f"given is {base.name!r} ({base.fingerprint[:12]}); give the base it was trained on"
+        )
+
+
+def check_fits(path: Path, state: AdapterState, adapted: AdaptedModel) -> None:
+    """Puts an adapter into its base once.
+
+    Args:
+        path: the folder it comes from, for the error.
+        state: the adapter.
+        adapted: the base.
+
+    Raises:
+        BaseMismatchError: if it does not fit.
+    """
+    try:
+        adapted.check_fits(state)
+    except SpecError as error:
+        raise BaseMismatchError(f"the adapter in {path} is of another base: {error}") from error
 
 
 def known_parents(connection: sqlite3.Connection, provenance: Provenance | None) -> list[Parent]:
@@ -136,22 +172,6 @@ def _check_files(path: Path) -> None:
             raise NotFoundError(f"no {missing} in {path}{suggest(path.name, inner) if inner else ''}")
 
 
-def _check_digests(path: Path, provenance: Provenance) -> None:
-    """Checks that the files are those that were exported: one that changed is another adapter."""
-    there = {name for name in (CONFIG, WEIGHTS, HEAD) if (path / name).exists()}
-    digests = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in there}
-    changed = sorted(
-        name
-        for name in {*there, *provenance.files}
-        if digests.get(name) is None or digests[name] != provenance.files.get(name)
-    )
-    if changed:
-        raise IntegrityError(
-            f"{path / changed[0]} is not the file that was exported; export it again, or take {ASIDE}/ out "
-            "of the folder to import what PEFT would read"
-        )
-
-
 def _with_head(path: Path, state: AdapterState, provenance: Provenance | None) -> AdapterState:
     from contpeft.adapters import check_head
 
@@ -172,19 +192,3 @@ def _at_hand(folder: Folder, base: nn.Module | str | Path) -> AdaptedModel:
     if isinstance(base, str | Path):
         base = load_base(Path(base), changed_modules(folder.state), folder.told)
     return AdaptedModel.of(base)
-
-
-def _check_same(folder: Folder, base: BaseModel) -> None:
-    told = folder.provenance.base if folder.provenance else base
-    if told.fingerprint != base.fingerprint:
-        raise BaseMismatchError(
-            f"the adapter in {folder.path} was trained on {told.name!r} ({told.fingerprint[:12]}), the base "
-            f"given is {base.name!r} ({base.fingerprint[:12]}); give the base it was trained on"
-        )
-
-
-def _check_fits(folder: Folder, adapted: AdaptedModel) -> None:
-    try:
-        adapted.check_fits(folder.state)
-    except SpecError as error:
-        raise BaseMismatchError(f"the adapter in {folder.path} is of another base: {error}") from error

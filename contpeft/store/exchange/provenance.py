@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from contpeft.digest import file_digest
 from contpeft.errors import IntegrityError
 from contpeft.spec import BaseModel, HeadSpec, Parent, Score, Version
 
@@ -117,6 +118,25 @@ class Provenance:
                 f"{path} is not what contpeft writes there ({type(error).__name__}: {error}); "
                 f"take {ASIDE}/ out of the folder to import what PEFT would read"
             ) from error
+
+    def check_files(self, folder: Path, there: Iterable[str], reader: str) -> None:
+        """Checks that the files of a folder are those that were exported: a changed one is another adapter.
+
+        Args:
+            folder: where they are.
+            there: the names of those that are there, the side file aside.
+            reader: who reads the folder without the side file, for the error.
+
+        Raises:
+            IntegrityError: naming a file that changed, came, or went.
+        """
+        digests = {name: file_digest(folder / name) for name in there}
+        changed = [name for name in {*digests, *self.files} if digests.get(name) != self.files.get(name)]
+        if changed:
+            raise IntegrityError(
+                f"{folder / min(changed)} is not the file that was exported; export it again, or take "
+                f"{ASIDE}/ out of the folder to import what {reader} would read"
+            )
 
     @classmethod
     def _parse(cls, value: Mapping[str, Any]) -> Provenance:

@@ -248,8 +248,7 @@ class Fusing:
 
     def _find(self, refs: Sequence[str | AdapterRef]) -> list[Version]:
         with self._db.read() as connection:
-            ids = [versions.find(connection, ref, self._store)[0] for ref in refs]
-            return [versions.select(connection, [("version.id = ?", each)])[0] for each in ids]
+            return [versions.get(connection, ref, self._store) for ref in refs]
 
 
 class _Part(Mapping[str, "Tensor"]):

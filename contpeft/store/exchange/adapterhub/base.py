@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contpeft.errors import BaseMismatchError, IntegrityError, SpecError, UsageError
+from contpeft.errors import BaseMismatchError, IntegrityError, UsageError
 from contpeft.spec import AdapterState, BaseModel
 from contpeft.store.exchange.adapterhub.files import Found
+from contpeft.store.exchange.importing import check_fits, check_same
 from contpeft.store.exchange.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -43,12 +44,8 @@ class Where:
         Raises:
             BaseMismatchError: if it does not fit.
         """
-        if self.adapted is None:
-            return
-        try:
-            self.adapted.check_fits(state)
-        except SpecError as error:
-            raise BaseMismatchError(f"the adapter in {what} is of another base: {error}") from error
+        if self.adapted is not None:
+            check_fits(what, state, self.adapted)
 
 
 def find_base(
@@ -81,11 +78,11 @@ def find_base(
             "base: a model folder (--base), or that of a stored version (--like)"
         )
     if isinstance(base, BaseModel):
-        _check_same(first, told_base, base)
+        check_same(first.path, provenance, base)
         prefix = known_prefix(base)
         return Where(base, first.prefix if prefix is None else prefix)
     adapted = _loaded(base, first.told, told_base) if isinstance(base, Path) else _adapted(base)
-    _check_same(first, told_base, adapted.base)
+    check_same(first.path, provenance, adapted.base)
     return _at_hand(adapted, first)
 
 
@@ -125,11 +122,3 @@ def _loaded(folder: Path, told: Told, wanted: BaseModel | None) -> AdaptedModel:
     if not made:
         raise refusals[0]
     return made[0]
-
-
-def _check_same(found: Found, told: BaseModel | None, base: BaseModel) -> None:
-    if told is not None and told.fingerprint != base.fingerprint:
-        raise BaseMismatchError(
-            f"the adapter in {found.path} was trained on {told.name!r} ({told.fingerprint[:12]}), the base "
-            f"given is {base.name!r} ({base.fingerprint[:12]}); give the base it was trained on"
-        )

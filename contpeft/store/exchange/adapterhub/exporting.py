@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from contpeft.spec import AdapterState, Version
 from contpeft.store.exchange.adapterhub.files import FUSION_CONFIG, HEAD_CONFIG, SETUP, WEIGHTS
-from contpeft.store.exchange.adapterhub.members import hub_name, hub_names, kept_of
+from contpeft.store.exchange.adapterhub.members import Member, hub_name, hub_names, kept_of
 from contpeft.store.exchange.adapterhub.setup import setup_json
 from contpeft.store.exchange.exporting import json_bytes
 from contpeft.store.exchange.provenance import CONFIG
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from contpeft.adapters.adapterhub import Target
 
 __all__ = ["hub_files"]
-
-Member = tuple[Version, AdapterState]
 
 
 def hub_files(

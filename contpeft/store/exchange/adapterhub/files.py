@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from contpeft.errors import IntegrityError, NotFoundError, SpecError, UnsupportedError
+from contpeft.errors import NotFoundError, SpecError, UnsupportedError
 from contpeft.spec import HeadSpec
 from contpeft.store.disk import one_line_errors
-from contpeft.store.exchange.provenance import ASIDE, CONFIG, SIDE, Provenance
+from contpeft.store.exchange.provenance import CONFIG, SIDE, Provenance
 from contpeft.store.untrusted import read_json, read_pickle, read_tensors
 
 if TYPE_CHECKING:
@@ -166,19 +165,12 @@ def provenance_of(path: Path) -> Provenance | None:
     if not (path / SIDE).exists():
         return None
     provenance = Provenance.from_json(read_json(path / SIDE), path / SIDE)
-    there = {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+    there = [
+        str(file.relative_to(path))
         for file in path.rglob("*")
         if file.suffix in (".bin", ".json", ".safetensors") and file != path / SIDE
-    }
-    changed = sorted(
-        name for name in {*there, *provenance.files} if there.get(name) != provenance.files.get(name)
-    )
-    if changed:
-        raise IntegrityError(
-            f"{path / changed[0]} is not the file that was exported; export it again, or take {ASIDE}/ out "
-            "of the folder to import what AdapterHub would read"
-        )
+    ]
+    provenance.check_files(path, there, "AdapterHub")
     return provenance
 
 

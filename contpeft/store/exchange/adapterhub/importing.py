@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from contpeft.errors import BaseMismatchError, SpecError, UsageError
 from contpeft.spec import AdapterRef, AdapterState, BaseModel, Parent, Version, check_name
@@ -14,7 +14,7 @@ from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
 from contpeft.store.exchange.adapterhub.base import Where, find_base
 from contpeft.store.exchange.adapterhub.files import Found, Kind, Reader, provenance_of
-from contpeft.store.exchange.adapterhub.members import KEPT, check_members
+from contpeft.store.exchange.adapterhub.members import KEPT, Member, check_members
 from contpeft.store.exchange.adapterhub.setup import read_setup
 from contpeft.store.exchange.importing import known_parents
 from contpeft.store.exchange.provenance import Provenance
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["HubImport"]
-
-_NAMED_ALIKE: Final = ("houlsby", "lora", "parallel", "pfeiffer")
-
-Member = tuple[Version, AdapterState]
 
 
 @dataclass(frozen=True)
@@ -165,18 +161,17 @@ class HubImport:
 
     def _members(self) -> list[Member]:
         with self.database.read() as connection:
-            ids = [versions.find(connection, ref, self.store)[0] for ref in self.over]
-            found = [versions.select(connection, [("version.id = ?", each)])[0] for each in ids]
+            found = [versions.get(connection, ref, self.store) for ref in self.over]
         return [(version, load(self.blobs, version, self.store, verify=True)) for version in found]
 
     def _known_prefix(self, base: BaseModel) -> str | None:
         """Returns what names of modules begin with in the newest version on a base, if there is one."""
-        from contpeft.adapters.adapterhub import module_prefix
+        from contpeft.adapters.adapterhub import METHODS, module_prefix
 
-        marks = ", ".join("?" * len(_NAMED_ALIKE))
+        marks = ", ".join("?" * len(METHODS))
         where = [
             ("base_model.fingerprint = ?", base.fingerprint),
-            (f"version.kind IN ({marks})", *_NAMED_ALIKE),
+            (f"version.kind IN ({marks})", *METHODS),
         ]
         with self.database.read() as connection:
             found = versions.select(connection, where, limit=1)

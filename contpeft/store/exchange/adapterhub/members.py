@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from contpeft.errors import SpecError, UsageError
-from contpeft.spec import Version
+from contpeft.spec import AdapterState, Version
 
-__all__ = ["KEPT", "check_members", "hub_name", "hub_names", "kept_of"]
+__all__ = ["KEPT", "Member", "check_members", "hub_name", "hub_names", "kept_of"]
 
 KEPT: Final = "adapterhub"
 """Where in ``recipe["imported"]`` a version keeps the files it came from."""
+
+Member = tuple[Version, AdapterState]
+"""A stored version that a fusion is over."""
 
 
 def kept_of(version: Version) -> Mapping[str, Any]:

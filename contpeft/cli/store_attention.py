@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from contpeft.cli.evaluating import EvaluationFile, Heads, Rows, open_evaluation, parse_heads
+from contpeft.cli.files import check_suffix, write_file
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, open_store
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
-from contpeft.cli.quiet import quiet_libraries
-from contpeft.cli.store_gate import EvaluationFile, Heads, Rows, parse_heads
-from contpeft.errors import ContpeftError, UsageError
+from contpeft.errors import ContpeftError
 
 if TYPE_CHECKING:
     from contpeft.experiments.attention import Attention
     from contpeft.experiments.evaluation import Evaluation
     from contpeft.experiments.pruning import PrunedFusion
-    from contpeft.store import AdapterStore
 
 __all__ = ["ATTENTION_EXAMPLES", "PRUNE_FUSION_EXAMPLES", "attention", "prune_fusion"]
 
@@ -33,9 +32,6 @@ PRUNE_FUSION_EXAMPLES: Final = examples(
     "contpeft store prune-fusion support-fusion --keep 2 --eval eval.yaml --name support-small",
     "contpeft store prune-fusion support-fusion --keep 1 --eval eval.yaml --max-forgetting 0.01",
 )
-
-# Accuracies are shares of rows: a loss of exactly what is allowed must not fail by rounding.
-_ROUNDING: Final = 1e-9
 
 Row = tuple[str, Sequence[float]]
 
@@ -59,19 +55,19 @@ def attention(
     The mean attention over the tokens of the test rows of every task of the file: site by site, and task by
     task if there are several. How much is attended to is not how much is needed; pruning tells that.
     """
-    _check_suffix(plot, ".png")
-    _check_suffix(tokens, ".safetensors")
+    check_suffix(plot, ".png", "what is written there")
+    check_suffix(tokens, ".safetensors", "what is written there")
     from contpeft.experiments.attention import mean_attention
 
     with open_store(store) as opened:
-        asked = _evaluation(opened, evaluation, rows)
+        asked = open_evaluation(opened, evaluation, rows)
         found = mean_attention(asked, ref, {each.name: each.rows for each in asked.tasks})
         if tokens is not None:
             _write_tokens(asked, found, tokens)
     if plot is not None:
         from contpeft.experiments.report import attention_picture
 
-        _write(plot, attention_picture(found))
+        write_file(plot, attention_picture(found))
     if as_json:
         print_json(found.to_json())
     else:
@@ -104,7 +100,7 @@ def prune_fusion(
     from contpeft.experiments.pruning import store_pruned
 
     with open_store(store) as opened:
-        found = prune(_evaluation(opened, evaluation, rows, heads), opened, ref, keep)
+        found = prune(open_evaluation(opened, evaluation, rows, parse_heads(heads)), opened, ref, keep)
         if not as_json:
             _print_pruned(found)
         _check(found, max_forgetting)
@@ -115,25 +111,10 @@ def prune_fusion(
         hint(f"stored {stored}; undo: contpeft store rm {stored}")
 
 
-def _evaluation(
-    store: AdapterStore, file: Path, rows: int | None, heads: list[str] | None = None
-) -> Evaluation:
-    from contpeft.experiments.config import load_evaluation
-    from contpeft.experiments.evaluation import Evaluation
-
-    quiet_libraries()
-    return Evaluation(load_evaluation(file), store, rows=rows, heads=parse_heads(heads))
-
-
-def _check_suffix(path: Path | None, suffix: str) -> None:
-    if path is not None and path.suffix.lower() != suffix:
-        raise UsageError(f"{str(path)!r} is no name for what is written there; name a {suffix} file")
-
-
 def _check(found: PrunedFusion, max_forgetting: float | None) -> None:
     """Raises a :class:`ContpeftError` if more accuracy is lost than may be."""
     measured = found.measured
-    if max_forgetting is not None and measured.loss > max_forgetting + _ROUNDING:
+    if max_forgetting is not None and not measured.within(max_forgetting):
         raise ContpeftError(
             f"{found.version.ref} with {found.keep} members a site has {measured.after:.1%} instead of "
             f"{measured.before:.1%}, and {max_forgetting:.1%} may be lost; nothing is stored: keep more"
@@ -190,13 +171,4 @@ def _write_tokens(asked: Evaluation, found: Attention, path: Path) -> None:
         for task in asked.tasks
         for site, weights in token_maps(asked, found.ref, task.rows).items()
     }
-    _write(path, save(tensors, metadata={"members": " ".join(found.members)}))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}; name a file in a folder that is there"
-        ) from error
+    write_file(path, save(tensors, metadata={"members": " ".join(found.members)}))

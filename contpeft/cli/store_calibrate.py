@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from contpeft.cli.evaluating import EvaluationFile, Heads, Rows, open_evaluation, parse_heads
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, open_store
 from contpeft.cli.output import Column, examples, print_json, print_lines, print_table
-from contpeft.cli.quiet import quiet_libraries
-from contpeft.cli.store_gate import EvaluationFile, Heads, Rows, parse_heads
 
 if TYPE_CHECKING:
     from contpeft.experiments.calibration import Calibration
@@ -36,12 +35,9 @@ def calibrate(
     version alone; it counts where its probabilities are put together with those of others.
     """
     from contpeft.experiments.calibration import calibrate as measure
-    from contpeft.experiments.config import load_evaluation
-    from contpeft.experiments.evaluation import Evaluation
 
-    quiet_libraries()
     with open_store(store) as opened:
-        asked = Evaluation(load_evaluation(evaluation), opened, rows=rows, heads=parse_heads(heads))
+        asked = open_evaluation(opened, evaluation, rows, parse_heads(heads))
         found = measure(asked, opened, ref)
     print_json([asdict(each) for each in found]) if as_json else _print(found)
 

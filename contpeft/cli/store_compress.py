@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.filesize import decimal
 
+from contpeft.cli.evaluating import Heads, Rows, open_evaluation, parse_heads
 from contpeft.cli.options import (
     DEFAULT_STORE,
     AsJson,
@@ -21,8 +22,6 @@ from contpeft.cli.options import (
     parse_share,
 )
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
-from contpeft.cli.quiet import quiet_libraries
-from contpeft.cli.store_gate import Heads, Rows, parse_heads
 from contpeft.errors import ContpeftError, UsageError
 from contpeft.store import AdapterStore, Compressed, Compression, Stored
 
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from contpeft.store.compression.compressing import Candidate
 
 __all__ = ["COMPRESS_EXAMPLES", "compress"]
-
-# Accuracies are shares of rows: a loss of exactly what is allowed must not fail by rounding.
-_ROUNDING: Final = 1e-9
 
 COMPRESS_EXAMPLES: Final = examples(
     "contpeft store compress billing@1 billing@2 billing@3 refunds --budget 30% --dry-run",
@@ -120,7 +116,7 @@ def _check(
     """Raises a :class:`ContpeftError` for the version that loses most, if that is more than it may."""
     found.check_errors(max_error)
     worst = max(measured, key=lambda each: each.loss, default=None)
-    if worst is not None and max_forgetting is not None and worst.loss > max_forgetting + _ROUNDING:
+    if worst is not None and max_forgetting is not None and not worst.within(max_forgetting):
         raise ContpeftError(
             f"{worst.ref} would have {worst.after:.1%} instead of {worst.before:.1%} on its tasks, and "
             f"{max_forgetting:.1%} may be lost; nothing is stored: give a larger --budget, or leave it out"
@@ -131,11 +127,8 @@ def _measured(
     store: AdapterStore, file: Path, planned: Candidate, rows: int | None, heads: list[str] | None
 ) -> tuple[Measured, ...]:
     from contpeft.experiments.compression import measure
-    from contpeft.experiments.config import load_evaluation
-    from contpeft.experiments.evaluation import Evaluation
 
-    quiet_libraries()
-    return measure(Evaluation(load_evaluation(file), store, rows=rows, heads=parse_heads(heads)), planned)
+    return measure(open_evaluation(store, file, rows, parse_heads(heads)), planned)
 
 
 def _print(found: Compression, measured: Sequence[Measured]) -> None:

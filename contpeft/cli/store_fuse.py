@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import typer
 from rich.filesize import decimal
 
+from contpeft.cli.evaluating import Heads, Rows, parse_heads
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
-from contpeft.cli.store_gate import Heads, Rows, parse_heads
 from contpeft.cli.store_search import AUTO, Asked, Preset, Trials, find_merge
 from contpeft.errors import ContpeftError, UsageError
 from contpeft.store import AdapterStore, Plan, Request

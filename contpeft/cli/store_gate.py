@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from contpeft.cli.evaluating import EvaluationFile, Heads, Rows, open_evaluation, parse_heads
 from contpeft.cli.gate_tables import print_report
 from contpeft.cli.options import DEFAULT_STORE, AsJson, Ref, StorePath, complete, open_store
 from contpeft.cli.output import examples, hint, print_json, print_lines
-from contpeft.cli.quiet import quiet_libraries
 from contpeft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,24 +17,13 @@ if TYPE_CHECKING:
     from contpeft.experiments.gate_report import GateReport
     from contpeft.store import AdapterStore
 
-__all__ = ["GATE_EXAMPLES", "EvaluationFile", "Heads", "Rows", "gate", "parse_heads"]
+__all__ = ["GATE_EXAMPLES", "gate"]
 
 GATE_EXAMPLES: Final = examples(
     "contpeft store gate billing@4 --against billing@champion --eval experiments/quickstart.yaml",
     "contpeft store gate both --against billing --eval eval.yaml --per-task --slice lang --rows 500",
     "contpeft store gate both --against billing --eval eval.yaml --repair --name repaired",
 )
-
-EvaluationFile = Annotated[
-    Path, typer.Option("--eval", metavar="FILE", help="An evaluation or experiment file (YAML).")
-]
-Heads = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--head", metavar="TASK=REF", help="Whose head answers a task, for versions without one of it."
-    ),
-]
-Rows = Annotated[int | None, typer.Option(min=1, help="At most so many test rows of each task.")]
 
 
 def gate(
@@ -76,17 +64,14 @@ def gate(
     measured loss decides; intervals and p-values say what chance could do. What was measured is kept in
     the store.
     """
-    from contpeft.experiments.config import load_evaluation
-    from contpeft.experiments.evaluation import Evaluation
     from contpeft.experiments.gate import gate as compare
     from contpeft.experiments.gate_report import Terms
 
     if name is not None and not mend:
         raise UsageError("--name says what a repaired version is called; give --repair too")
     terms = Terms(max_forgetting, per_task, tuple(slices) if slices else None, alpha, protocol)
-    quiet_libraries()
     with open_store(store) as opened:
-        asked = Evaluation(load_evaluation(evaluation), opened, rows=rows, heads=parse_heads(heads))
+        asked = open_evaluation(opened, evaluation, rows, parse_heads(heads))
         report = compare(asked, candidate, against, terms)
         if not as_json:
             print_lines(report.verdict()) if report.passed else print_report(report)
@@ -97,15 +82,6 @@ def gate(
         print_lines([repaired["told"], *repaired["verdict"]])
     if not (report.passed or repaired):
         raise typer.Exit(1)
-
-
-def parse_heads(texts: list[str] | None) -> dict[str, str]:
-    """Returns ``task=ref`` texts as a mapping."""
-    pairs = [text.partition("=") for text in texts or ()]
-    for task, _, ref in pairs:
-        if not task or not ref:
-            raise UsageError(f"--head {task!r} is no TASK=REF; write --head billing=billing@3")
-    return {task: ref for task, _, ref in pairs}
 
 
 def _repair(

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from contpeft.cli.files import check_suffix, write_file
 from contpeft.cli.options import DEFAULT_STORE, AsJson, StorePath, complete, open_store
 from contpeft.cli.output import Column, examples, hint, print_details, print_json, print_lines, print_table
-from contpeft.errors import UsageError
 from contpeft.store import AdapterReport, Family, Inspection, ModuleReport, TensorNorm
 from contpeft.store.examine import BEYOND, ENOUGH
 
@@ -77,8 +77,7 @@ def inspect(
     One adapter is compared with other versions of its kind on its base, several with each other. These
     numbers describe; whether an adapter is good, an evaluation tells.
     """
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UsageError(f"{str(picture)!r} is no name for a picture; name a .png file")
+    check_suffix(picture, ".png", "a picture")
     with open_store(store) as opened:
         found = opened.inspect.adapters(refs, family=family or (), limit=limit, cut=cut)
     if picture is not None:
@@ -161,10 +160,4 @@ def _print_cosines(
 def _draw(found: Inspection, path: Path) -> None:
     from contpeft.experiments.report import inspection_picture
 
-    data = inspection_picture(found)
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}; name a file in a folder that is there"
-        ) from error
+    write_file(path, inspection_picture(found))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from contpeft.cli.evaluating import open_evaluation
 from contpeft.cli.output import Column, hint, print_json, print_lines, print_table
-from contpeft.cli.quiet import quiet_libraries
 from contpeft.errors import UsageError
 from contpeft.store import AdapterStore
 
@@ -89,14 +89,11 @@ class Asked:
 def find_merge(opened: AdapterStore, asked: Asked, name: str, *, dry_run: bool, as_json: bool) -> None:
     """Tries merges, prints what they score, and stores the best."""
     space = asked.space()
-    from contpeft.experiments.config import load_evaluation
-    from contpeft.experiments.evaluation import Evaluation
     from contpeft.experiments.search import best_candidate, search
     from contpeft.experiments.search_space import LORAHUB_ROWS
 
-    quiet_libraries()
     rows = LORAHUB_ROWS if asked.preset and asked.rows is None else asked.rows
-    evaluation = Evaluation(load_evaluation(asked.file), opened, rows=rows, heads=asked.lent)
+    evaluation = open_evaluation(opened, asked.file, rows, asked.lent)
     result = search(
         evaluation, opened, space, trials=asked.trials, observe=lambda trial: _tell(trial, asked.trials)
     )

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from contpeft.errors import SpecError, UsageError
 from contpeft.experiments.evaluation import Evaluation
+from contpeft.experiments.gate_report import allowed
 from contpeft.experiments.task_rows import TaskRows
 from contpeft.store.compression.compressing import Candidate
 
@@ -34,6 +35,10 @@ class Measured:
     def loss(self) -> float:
         """How much accuracy is lost; negative if it is gained."""
         return self.before - self.after
+
+    def within(self, most: float) -> bool:
+        """Returns whether no more than ``most`` of the accuracy is lost, 0 to 1."""
+        return allowed(self.loss, most)
 
 
 def measure(evaluation: Evaluation, planned: Candidate) -> tuple[Measured, ...]:

@@ -10,7 +10,7 @@ from contpeft.errors import UsageError
 from contpeft.metrics.paired import Comparison, Paired
 from contpeft.spec import Protocol, Single
 
-__all__ = ["GateReport", "SliceChange", "TaskChange", "Terms", "WrongRow"]
+__all__ = ["GateReport", "SliceChange", "TaskChange", "Terms", "WrongRow", "allowed"]
 
 # Accuracies are shares of rows: a loss of exactly what is allowed must not fail by rounding.
 _ROUNDING: Final = 1e-9
@@ -44,7 +44,7 @@ class Terms:
 
     def allow(self, loss: float) -> bool:
         """Returns whether so much may be lost."""
-        return loss <= self.max_forgetting + _ROUNDING
+        return allowed(loss, self.max_forgetting)
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,11 @@ class GateReport:
         if self.candidate == self.champion or self.terms.allow(worst):
             return ""
         return f"; with n={self.mean.n} rows a true loss of up to {_percent(worst)} is not ruled out"
+
+
+def allowed(loss: float, most: float) -> bool:
+    """Returns whether a loss of accuracy is no more than may be lost, both 0 to 1."""
+    return loss <= most + _ROUNDING
 
 
 def _numbers(change: Comparison) -> Mapping[str, Any]:

@@ -72,7 +72,13 @@ class Places(Attached):
 
 
 def set_mode(layers: Iterable[Place], base: Iterable[Place], *, training: bool) -> None:
-    """Puts the modules of ``layers`` in train or eval mode, those of ``base`` left as they are."""
+    """Puts the modules of layers in train or eval mode, those of the base left as they are.
+
+    Args:
+        layers: the places with the layers.
+        base: the places with the model's own modules.
+        training: which mode.
+    """
     own = {id(module) for place in base for module in place.module.modules()}
     for layer in layers:
         for module in layer.module.modules():

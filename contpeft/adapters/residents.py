@@ -53,6 +53,7 @@ class Residents:
 
     @slots.setter
     def slots(self, slots: int) -> None:
+        """Lets those leave that have no slot any more; raises :class:`SpecError` for fewer than 1."""
         if slots < 1:
             raise SpecError(f"{slots} slots hold no adapter; give 1 or more")
         self._slots = slots

@@ -47,19 +47,14 @@ class StackedLora:
 
     Args:
         states: the adapters.
-        device: where their factors are kept.
-        dtype: in which.
+        device: where their factors are kept, in float32.
 
     Raises:
+        SpecError: if there is none.
         UnsupportedError: if one is no LoRA adapter of linear layers and embeddings.
     """
 
-    def __init__(
-        self,
-        states: Sequence[AdapterState],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, states: Sequence[AdapterState], device: torch.device | str = "cpu") -> None:
         if not states:
             raise SpecError("there is no adapter to stack; give one at least")
         self.count = len(states)
@@ -72,7 +67,7 @@ class StackedLora:
                         f"{module!r} is a convolution; adapters of those cannot be stacked"
                     )
                 b, a, scale = factors.term(tensors)
-                found.setdefault(module, {})[place] = (a.to(dtype), (b.double() * scale).to(dtype))
+                found.setdefault(module, {})[place] = (a.float(), (b.double() * scale).float())
         self._sites = {module: _stack(pairs, len(states), device) for module, pairs in found.items()}
 
     @property

@@ -44,10 +44,24 @@ def calibration_key(composition: Composition, base: BaseModel, show: Callable[[s
 
 
 def key_of(composition: Composition, base: BaseModel, content: Callable[[str], str], reads: str) -> str:
-    """Returns the key of a composition whose versions' content ``content`` tells."""
+    """Returns the key of a composition.
+
+    Args:
+        composition: what answers.
+        base: the model it answers on.
+        content: maps a reference to the digest of what that version is; see :func:`content_key`.
+        reads: names how raw inputs become batches.
+    """
     return json_digest([base.fingerprint, composition.digest(content), reads])
 
 
 def content_key(kind: str, config: Mapping[str, Any], fingerprint: str, head: HeadSpec | None) -> str:
-    """Returns the digest of what an adapter is, whatever it is called."""
+    """Returns the digest of what an adapter is, whatever it is called.
+
+    Args:
+        kind: of the version.
+        config: its full configuration.
+        fingerprint: digest of its tensors.
+        head: what its head is; None if it has none.
+    """
     return json_digest([kind, dict(config), fingerprint, head.to_json() if head else None])

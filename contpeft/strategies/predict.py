@@ -106,6 +106,11 @@ class Answerer:
     def scores(self, single: Part, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
         """Returns the scores ``(n, C)`` of what one head answers for, and the label of each column.
 
+        Args:
+            single: what answers.
+            inputs: raw inputs, as the module's ``collate`` takes them.
+            digest: their content digest.
+
         Raises:
             SpecError: if the head does not know its labels.
             BaseMismatchError: if a version was trained on another base model.

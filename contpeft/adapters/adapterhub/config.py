@@ -145,6 +145,12 @@ def bottleneck_config(
 ) -> dict[str, Any]:
     """Returns AdapterHub's configuration of a stored bottleneck adapter.
 
+    Args:
+        method: of the adapter.
+        options: its stored configuration.
+        places: AdapterHub's places in a layer that have an adapter.
+        leave_out: numbers of the layers without.
+
     Raises:
         UnsupportedError: if it has no place for an option.
     """

@@ -63,6 +63,11 @@ def renewed(value: Mapping[str, Any], what: str, *, allowed: bool) -> dict[str, 
 def renewed_names(tensors: Mapping[str, Tensor], what: str, *, allowed: bool) -> dict[str, Tensor]:
     """Returns tensors under the names of today.
 
+    Args:
+        tensors: those of a file.
+        what: names the file in errors.
+        allowed: whether the caller asked for files of before.
+
     Raises:
         UnsupportedError: if there are names of before and that was not asked for.
         SpecError: if two names become one.

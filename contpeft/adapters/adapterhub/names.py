@@ -190,12 +190,30 @@ def sort_ours(tensors: Mapping[str, Tensor], method: str, prefix: str, *, fused:
 
 
 def ours(method: str, prefix: str, layer: int, place: str, part: str, *, fused: bool = False) -> str:
-    """Returns what a stored version calls the tensor of AdapterHub's place and part."""
+    """Returns what a stored version calls a tensor.
+
+    Args:
+        method: of the adapter, or of those that are fused.
+        prefix: what the names of modules begin with, here.
+        layer: number of the layer.
+        place: AdapterHub's, in the layer.
+        part: AdapterHub's, at the place.
+        fused: whether it is a fusion's.
+    """
     return f"{ROOT}{prefix}encoder.layer.{layer}.{_ends(method, fused)[place, part]}"
 
 
 def theirs(prefix: str, layer: int, place: str, kind: str, owner: str, part: str) -> str:
-    """Returns what AdapterHub calls a tensor; see :func:`sort_theirs`."""
+    """Returns what AdapterHub calls a tensor.
+
+    Args:
+        prefix: what the names of modules begin with, there.
+        layer: number of the layer.
+        place: in the layer.
+        kind: ``"adapters"``, ``"loras"`` or ``"adapter_fusion_layer"``.
+        owner: the name of the adapter or fusion.
+        part: at the place.
+    """
     return f"{prefix}encoder.layer.{layer}.{place}.{kind}.{owner}.{part}"
 
 

@@ -118,10 +118,10 @@ class FusionAttachment(Places):
         """Returns what keeps the value matrices near the identity, a scalar to add to the loss."""
         return torch.stack([layer.fusion.penalty() for layer in self._fused.values()]).sum()
 
-    def watch(self, *, on: bool = True) -> None:
-        """Lets every site keep its last mixture weights, or not."""
+    def watch(self) -> None:
+        """Lets every site keep its last mixture weights, from now on."""
         for layer in self._fused.values():
-            layer.fusion.watch = on
+            layer.fusion.watch = True
 
     def attention(self) -> dict[str, Tensor]:
         """Returns the last mixture weights ``(B, T, N)`` of every site that is watched.
@@ -134,6 +134,11 @@ class FusionAttachment(Places):
     @classmethod
     def from_state(cls, model: nn.Module, state: AdapterState, members: Sequence[Member]) -> FusionAttachment:
         """Returns a stored fusion, installed in ``model``, with its weights.
+
+        Args:
+            model: the transformers model, with no adapter installed.
+            state: the fusion.
+            members: the versions it is over, in its order.
 
         Raises:
             IntegrityError: if a member is not the version that was fused.

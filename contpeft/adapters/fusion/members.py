@@ -14,5 +14,11 @@ Kept = Mapping[str, Sequence[int]]
 
 
 def chosen(items: Sequence[Item], kept: Kept | None, path: str) -> list[Item]:
-    """Returns those of ``items``, one a member, that are mixed at a site; all if nothing was pruned."""
+    """Returns those of ``items`` that are mixed at a site; all if nothing was pruned.
+
+    Args:
+        items: one a member.
+        kept: which are mixed where; None if nothing was pruned.
+        path: of the site.
+    """
     return list(items) if kept is None else [items[place] for place in kept[path]]

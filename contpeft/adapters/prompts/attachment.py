@@ -62,6 +62,11 @@ class PromptAttachment(Attached):
     ) -> PromptAttachment:
         """Returns a stored prompt, installed in ``model``, with its vectors.
 
+        Args:
+            model: the transformers model, with no adapter installed.
+            config: as it was stored.
+            tensors: the vectors ``(P, width)``, under PEFT's name on disk.
+
         Raises:
             SpecError: if it does not fit the model, which is as it was then.
             UnsupportedError: if the method has no place in the model.

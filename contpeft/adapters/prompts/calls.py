@@ -74,6 +74,11 @@ def own_cache(call: Mapping[str, Any]) -> DynamicCache | None:
 def refuse_crowded(backbone: nn.Module, tokens: int, count: int) -> None:
     """Refuses inputs that with the virtual tokens are longer than the model's table of positions.
 
+    Args:
+        backbone: the model without its heads.
+        tokens: how many tokens a row has.
+        count: how many virtual ones.
+
     Raises:
         SpecError: with both numbers.
     """

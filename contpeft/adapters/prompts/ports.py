@@ -147,6 +147,12 @@ def moved(call: dict[str, Any], count: int) -> dict[str, Any]:
 def check_cache(cache: DynamicCache, filled: WeakSet[DynamicCache], tokens: int, mask: Tensor | None) -> None:
     """Checks that a cache begins with the virtual tokens, and a mask with them is as long as it says.
 
+    Args:
+        cache: keys and values of earlier tokens.
+        filled: the caches that begin with the virtual tokens.
+        tokens: how many tokens a row of the call has.
+        mask: ``(B, P + T)``, over the virtual tokens and all others so far; None where none is padding.
+
     Raises:
         SpecError: if not.
     """

@@ -125,6 +125,12 @@ def site_pattern(method: str, placement: str, model: Any) -> str:
 def site_of(method: str, placement: str, model: Any, path: str) -> Site:
     """Returns the site at the path of a module.
 
+    Args:
+        method: what the adapter is called in messages.
+        placement: one of :data:`PLACEMENTS`.
+        model: the transformers model.
+        path: dotted, of the module.
+
     Raises:
         UnsupportedError: if an adapter of this placement has none there.
     """

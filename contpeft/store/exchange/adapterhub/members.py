@@ -31,7 +31,11 @@ def hub_name(version: Version) -> str:
 
 
 def hub_names(versions: Sequence[Version]) -> list[str]:
-    """Returns what versions are called there together: each in its own way, with their number if need be."""
+    """Returns what versions are called there together: each in its own way, with their number if need be.
+
+    Raises:
+        SpecError: if two would be called the same.
+    """
     names = [hub_name(version) for version in versions]
     twice = {name for name in names if names.count(name) > 1}
     numbered = [

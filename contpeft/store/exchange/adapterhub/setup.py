@@ -55,7 +55,13 @@ def read_setup(path: Path, reader: Reader) -> Setup:
 
 
 def setup_json(names: list[str], head: str | None, version: str) -> dict[str, Any]:
-    """Returns the content of a setup's file: a fusion of adapters, answering with a head."""
+    """Returns the content of a setup's file: a fusion of adapters, answering with a head.
+
+    Args:
+        names: of the adapters, in the fusion's order.
+        head: what the head is called; None if there is none.
+        version: the release of AdapterHub whose format it is.
+    """
     single = [{"type": "single", "children": [name]} for name in names]
     return {"adapter_setup": {"type": "Fuse", "children": single}, "head_setup": head, "version": version}
 

@@ -13,7 +13,7 @@ from torch import nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
-from contpeft.adapters.methods import config_from_json, make_config
+from contpeft.adapters.methods import make_config
 from contpeft.adapters.naming import method_of
 from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
@@ -74,8 +74,7 @@ def attach_stored(
     if state.kind == UNION:
         return _stored_union(model, state, spec)
     if state.kind in PROMPT_METHODS:
-        config = config_from_json(state.config)
-        return PromptAttachment.from_stored(model, config, state.adapter_tensors())
+        return PromptAttachment.from_state(model, state)
     if state.kind != FUSION:
         return _trained_as(Attachment.from_state(model, state), spec, fresh=False)
     if load is None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from peft import LoraConfig
 
-from contpeft.adapters.adapterhub.names import LORA_PLACES
+from contpeft.adapters.adapterhub.names import LORA_PLACES, activation_here
 from contpeft.errors import SpecError, UnsupportedError
 
 __all__ = ["Meaning", "bottleneck_config", "lora_config", "meaning"]
@@ -228,7 +228,7 @@ def _bottleneck_meaning(config: Mapping[str, Any]) -> Meaning:
     method, after = placement
     options = {
         "reduction_factor": _number(told, "reduction_factor", "one number for all layers"),
-        "non_linearity": _activation(told["non_linearity"]),
+        "non_linearity": activation_here(told["non_linearity"]),
         "scaling": told["scaling"] if told["scaling"] == "learned" else _number(told, "scaling", "a number"),
         "init_weights": "lora" if told.get("init_weights") == "mam_adapter" else "bert",
         **({} if after is None else {"after_attention": after}),
@@ -283,11 +283,6 @@ def _number(told: Mapping[str, Any], key: str, wanted: str) -> Any:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UnsupportedError(f"{key}={value!r} is not taken in; contpeft has {wanted}")
     return value
-
-
-def _activation(value: object) -> str:
-    name = str(value).lower()
-    return "leaky_relu" if name == "leakyrelu" else name
 
 
 def _leave_out(told: Mapping[str, Any]) -> frozenset[int]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from contpeft.adapters.adapterhub.names import activation_here
 from contpeft.adapters.adapterhub.told import Told, identified
 from contpeft.adapters.adapterhub.writing import Target
 from contpeft.adapters.mlp_head import ACTIVATIONS, MLP
@@ -114,8 +115,7 @@ def _spec(config: Mapping[str, Any]) -> HeadSpec:
 
 def _activation(config: Mapping[str, Any]) -> str | None:
     told = config["activation_function"]
-    name = None if told is None else str(told).lower()
-    name = "leaky_relu" if name == "leakyrelu" else name
+    name = None if told is None else activation_here(told)
     if name is not None and name not in ACTIVATIONS:
         raise UnsupportedError(
             f"activation_function={told!r} of the head is not taken in; these are: {', '.join(ACTIVATIONS)}"

@@ -22,6 +22,7 @@ __all__ = [
     "LORA_PLACES",
     "Family",
     "Sorted",
+    "activation_here",
     "check_name",
     "family_of",
     "kind_of",
@@ -108,6 +109,12 @@ def check_name(name: object, what: str) -> str:
             "keep it; rename it"
         )
     return name
+
+
+def activation_here(name: object) -> str:
+    """Returns what an activation is called here, as transformers does."""
+    lower = str(name).lower()
+    return "leaky_relu" if lower == "leakyrelu" else lower
 
 
 def family_of(model_type: object) -> Family:

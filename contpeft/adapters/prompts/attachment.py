@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from contpeft.adapters.attached import Attached, cpu_copy
-from contpeft.adapters.methods import config_to_json
+from contpeft.adapters.methods import config_from_json, config_to_json
 from contpeft.adapters.prompts.backbone import backbone_of, is_vision
 from contpeft.adapters.prompts.configs import completed, is_prefix, tokens_of
 from contpeft.adapters.prompts.encoders import Folded, fresh_encoder, is_folded, stored_encoder, vectors
@@ -19,6 +19,7 @@ from contpeft.adapters.prompts.folder import STORED
 from contpeft.adapters.prompts.ports import PatchPort, Port, TokenPort
 from contpeft.adapters.prompts.prefix import PrefixPort
 from contpeft.errors import SpecError, UnsupportedError
+from contpeft.spec import AdapterState
 
 __all__ = ["PromptAttachment"]
 
@@ -57,22 +58,19 @@ class PromptAttachment(Attached):
         self.install()
 
     @classmethod
-    def from_stored(
-        cls, model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor]
-    ) -> PromptAttachment:
+    def from_state(cls, model: nn.Module, state: AdapterState) -> PromptAttachment:
         """Returns a stored prompt, installed in ``model``, with its vectors.
 
         Args:
             model: the transformers model, with no adapter installed.
-            config: as it was stored.
-            tensors: the vectors ``(P, width)``, under PEFT's name on disk.
+            state: the prompt: its configuration, and the vectors ``(P, width)`` under PEFT's name on disk.
 
         Raises:
             SpecError: if it does not fit the model, which is as it was then.
             UnsupportedError: if the method has no place in the model.
         """
-        completed(config, model)
-        return cls(model, config, stored_encoder(config)).filled(tensors)
+        config = completed(config_from_json(state.config), model)
+        return cls(model, config, stored_encoder(config)).filled(state.adapter_tensors())
 
     def install(self) -> None:
         """Lets the model compute with the prompt; nothing happens if it does.

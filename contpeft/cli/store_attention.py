@@ -90,7 +90,7 @@ def prune_fusion(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would come to.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let each site of a fusion keep the members it attends to most.
+    """Let a fusion keep the members that it attends to most.
 
     What it attends to is measured on the training rows of the tasks that it answers, what that costs on their
     test rows. Nothing is trained; members that no site keeps are not loaded any more. It becomes a version of

@@ -28,7 +28,7 @@ def calibrate(
     heads: Heads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how far a version's confidence is from its accuracy, and the temperature that mends it.
+    """Measure how sure a version is against how right it is.
 
     Half of the rows of the tasks that it answers fit the temperature, the other half measures the expected
     calibration error before and after. All is kept in the store. The temperature changes no answer of the

@@ -94,7 +94,7 @@ def import_folder(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store the adapter in a folder of PEFT's or AdapterHub's as a version.
+    """Store an adapter of PEFT's or AdapterHub's as a version.
 
     A folder that contpeft exported says which base it needs; for others --base or --like does. Whatever is
     not wholly understood is refused, and no pickle is read unless asked for. The adapters of a setup of

@@ -117,7 +117,7 @@ USAGE: Final[tuple[Column[LineUsage], ...]] = (
 
 
 def show(ref: Ref, store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show one version: where it comes from, what it is, how it scored."""
+    """Show one version: its origin, what it is, how it scored."""
     with open_store(store) as opened:
         version = opened.show(ref)
         aliases = opened.aliases.of(version.ref).get(version.ref, ())
@@ -195,7 +195,7 @@ def diff(
     store: StorePath = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what differs between two versions: values, weights, scores."""
+    """Tell how two versions differ: values, weights, scores."""
     with open_store(store) as opened:
         found = opened.inspect.diff(before, after)
     if as_json:

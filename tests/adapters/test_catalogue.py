@@ -147,5 +147,8 @@ def test_a_line_of_the_page(rows: dict[str, MethodRow]) -> None:
         "4,096 | 2,048 | all rules | stack, sum, fuse, rows, drop | PEFT, engines | "
         "[Hu et al. 2022](https://arxiv.org/abs/2106.09685) |\n"
     ) in page
-    assert "| `c3a` | adds a block-circular convolution to W | - | - | - | - | - | no | PEFT |" in page
+    assert (
+        "| `c3a` | adds a block-circular convolution to W | - | - | - | - | - | no | stack, drop | PEFT |"
+        in page
+    )
     assert page.endswith("`c3a` with `block_size=64`, `trainable_tokens` with `token_indices=[0]`.\n")

@@ -30,36 +30,6 @@ REFUSED_OVER = {
 }
 
 Stored = dict[str, tuple[Version, AdapterState]]
-A_SECOND = {"m@1": "has a prompt in it already"}
-GATED = "a union with gates cannot stand over other adapters"
-# What cannot stand over LoRA (a), or over one of its own method (m).
-REFUSED_OVER = {
-    "mam": A_SECOND,
-    **dict.fromkeys(PROMPTS, A_SECOND),
-    "unipelt": {"a@1": GATED, "m@1": GATED},
-}
-
-Stored = dict[str, tuple[Version, AdapterState]]
-A_SECOND = {"m@1": "has a prompt in it already"}
-GATED = "a union with gates cannot stand over other adapters"
-# What cannot stand over LoRA (a), or over one of its own method (m).
-REFUSED_OVER = {
-    "mam": A_SECOND,
-    **dict.fromkeys(PROMPTS, A_SECOND),
-    "unipelt": {"a@1": GATED, "m@1": GATED},
-}
-
-Stored = dict[str, tuple[Version, AdapterState]]
-A_SECOND = {"m@1": "has a prompt in it already"}
-GATED = "a union with gates cannot stand over other adapters"
-# What cannot stand over LoRA (a), or over one of its own method (m).
-REFUSED_OVER = {
-    "mam": A_SECOND,
-    **dict.fromkeys(PROMPTS, A_SECOND),
-    "unipelt": {"a@1": GATED, "m@1": GATED},
-}
-
-Stored = dict[str, tuple[Version, AdapterState]]
 
 
 def shaken(adapted: AdaptedModel, seed: int) -> AdapterState:

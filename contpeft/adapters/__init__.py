@@ -4,10 +4,12 @@ The only room that imports PEFT.
 """
 
 from contpeft.adapters.attachment import Attachment
+from contpeft.adapters.class_rows import competing
+from contpeft.adapters.factors import Factors, LiveFactors, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
 from contpeft.adapters.folder import changed_modules, state_from_peft
-from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head
+from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
@@ -25,7 +27,9 @@ __all__ = [
     "ClassHead",
     "ClassStatistics",
     "CosineHead",
+    "Factors",
     "LinearHead",
+    "LiveFactors",
     "Load",
     "Rule",
     "StatisticsHead",
@@ -34,13 +38,17 @@ __all__ = [
     "changed_modules",
     "check_head",
     "check_spec",
+    "competing",
     "find_head",
     "find_model",
+    "head_state",
+    "live_factors",
     "load_base",
     "measure_moments",
     "method_names",
     "module_tree",
     "serving_state",
     "state_from_peft",
+    "stored_factors",
     "tensor_items",
 ]

@@ -12,12 +12,22 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contpeft.adapters.attached import cpu_copy
+from contpeft.adapters.class_rows import ClassRows
 from contpeft.adapters.mlp_head import MLP, MLPHead
 from contpeft.adapters.statistics import StatisticsHead
 from contpeft.errors import SpecError, suggest
-from contpeft.spec import HeadSpec
+from contpeft.spec import AdapterState, HeadSpec
 
-__all__ = ["ClassHead", "CosineHead", "LinearHead", "build_head", "check_head", "head_spec"]
+__all__ = [
+    "ClassHead",
+    "CosineHead",
+    "LinearHead",
+    "build_head",
+    "check_head",
+    "head_spec",
+    "head_state",
+]
 
 
 _TENSORS: Mapping[str, set[str]] = {
@@ -42,7 +52,7 @@ class ClassHead(Protocol):
         ...
 
 
-class CosineHead(nn.Module):
+class CosineHead(ClassRows):
     """Scores are scaled cosines between a feature and one weight row per class.
 
     Rows that start at class means make the untrained head the nearest-class-mean classifier
@@ -53,44 +63,53 @@ class CosineHead(nn.Module):
         classes: label names.
         weight: rows of shape ``(len(classes), d)``.
         scale: inverse temperature of the cosine.
+        others: positions of classes whose rows stay as they are; see :class:`ClassRows`.
     """
 
-    def __init__(self, classes: Sequence[str], weight: Tensor, scale: float = 20.0) -> None:
-        super().__init__()
-        _check_rows(classes, weight)
-        self.classes = tuple(classes)
+    def __init__(
+        self, classes: Sequence[str], weight: Tensor, scale: float = 20.0, others: Sequence[int] = ()
+    ) -> None:
+        super().__init__(classes, others)
         self.scale = float(scale)
-        self.weight = nn.Parameter(weight.detach().clone())
+        self.weight: nn.Parameter
+        self.hold("weight", _matrix(classes, weight))
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns scores ``(B, C)`` of features ``(B, d)``."""
-        weight = F.normalize(self.weight, dim=1)
-        return self.scale * F.linear(F.normalize(features, dim=1), weight)
+        weight = F.normalize(self.rows("weight"), dim=1)
+        return self.masked(self.scale * F.linear(F.normalize(features, dim=1), weight))
 
     def spec(self) -> HeadSpec:
         """Returns what rebuilds this head, its tensors apart."""
         return HeadSpec("cosine", self.classes, {"scale": self.scale})
 
 
-class LinearHead(nn.Module):
+class LinearHead(ClassRows):
     """An affine map per class, the head of most papers.
 
     Args:
         classes: label names.
         weight: rows of shape ``(len(classes), d)``.
         bias: ``(len(classes),)``; zeros when None.
+        others: positions of classes whose rows stay as they are; see :class:`ClassRows`.
     """
 
-    def __init__(self, classes: Sequence[str], weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        _check_rows(classes, weight)
-        self.classes = tuple(classes)
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = nn.Parameter(weight.new_zeros(len(classes)) if bias is None else bias.detach().clone())
+    def __init__(
+        self,
+        classes: Sequence[str],
+        weight: Tensor,
+        bias: Tensor | None = None,
+        others: Sequence[int] = (),
+    ) -> None:
+        super().__init__(classes, others)
+        self.weight: nn.Parameter
+        self.bias: nn.Parameter
+        self.hold("weight", _matrix(classes, weight))
+        self.hold("bias", weight.new_zeros(len(classes)) if bias is None else bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns scores ``(B, C)`` of features ``(B, d)``."""
-        return F.linear(features, self.weight, self.bias)
+        return self.masked(F.linear(features, self.rows("weight"), self.rows("bias")))
 
     def spec(self) -> HeadSpec:
         """Returns what rebuilds this head, its tensors apart."""
@@ -142,8 +161,23 @@ def head_spec(head: nn.Module, classes: Sequence[str] = ()) -> HeadSpec:
     return HeadSpec("own", tuple(classes), {"module": type(head).__name__})
 
 
-def _check_rows(classes: Sequence[str], weight: Tensor) -> None:
-    if weight.ndim != 2 or len(weight) != len(classes):
+def head_state(head: nn.Module, classes: Sequence[str] = ()) -> AdapterState:
+    """Returns a head over the bare base as a version holds it.
+
+    Args:
+        head: the head.
+        classes: label names for one that does not know its own.
+    """
+    tensors = {f"{AdapterState.HEAD_PREFIX}{name}": cpu_copy(v) for name, v in _stored(head).items()}
+    return AdapterState("head", {}, tensors, head_spec(head, classes))
+
+
+def _stored(head: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of a head as versions hold them."""
+    return head.stored() if isinstance(head, ClassRows) else dict(head.state_dict())
+
+
+def _matrix(classes: Sequence[str], weight: Tensor) -> Tensor:
+    if weight.ndim != 2:
         raise SpecError(f"a head of {len(classes)} classes needs as many rows, got {tuple(weight.shape)}")
-    if len(set(classes)) != len(classes):
-        raise SpecError(f"a head names a class twice: {', '.join(classes)}")
+    return weight

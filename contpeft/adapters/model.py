@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from contpeft.adapters.attached import Attached, cpu_copy
+from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
 from contpeft.adapters.attachment import refuse_adapted
 from contpeft.adapters.composing import Composed, Composer
 from contpeft.adapters.find import find_model
 from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
 from contpeft.adapters.head_place import HeadPlace
-from contpeft.adapters.heads import head_spec
+from contpeft.adapters.heads import head_state
 from contpeft.adapters.mixed import Mixed, MixedHead
 from contpeft.adapters.quantised import check_trainable
 from contpeft.adapters.residents import Residents
@@ -256,14 +257,11 @@ class AdaptedModel:
         """
         if self.attachment is None:
             raise SpecError(f"no adapter is attached to {type(self.module).__name__}")
-        config = self.attachment.config_json()
-        tensors = self.attachment.tensors()
-        head = self.head
-        if head is not None:
-            inside = {k: cpu_copy(v) for k, v in head.state_dict().items()}
-            tensors |= {AdapterState.HEAD_PREFIX + name: value for name, value in inside.items()}
-        kind = self.attachment.kind
-        return AdapterState(kind, config, tensors, None if head is None else head_spec(head, classes))
+        own = AdapterState(self.attachment.kind, self.attachment.config_json(), self.attachment.tensors())
+        if self.head is None:
+            return own
+        head = head_state(self.head, classes)
+        return replace(own, tensors={**own.tensors, **head.tensors}, head=head.head)
 
     @contextmanager
     def applied(self, composition: Base | Part, load: Load | None = None) -> Iterator[None]:

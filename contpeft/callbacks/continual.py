@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
@@ -46,6 +47,7 @@ class _Fit:
 
     Attributes:
         context: the task at hand; None until the adapter is attached.
+        listening: what ends the tap on the head.
         trainable: what the adapter and the head train.
         dtype: of the base when the adapter was attached.
         before: trainable parameters before the update that is to be corrected.
@@ -56,6 +58,7 @@ class _Fit:
     """
 
     context: Context | None = None
+    listening: ExitStack = field(default_factory=ExitStack)
     trainable: list[nn.Parameter] = field(default_factory=list)
     dtype: torch.dtype | None = None
     before: dict[str, Tensor] | None = None
@@ -133,7 +136,7 @@ class ContinualAdapter(L.Callback):
         self._make_context = context or self._own_context
         self._patches = Patches()
         self._fit = _Fit()
-        if not self.recipe.init.trains:
+        if not self.recipe.init.trains(0):
             raise UnsupportedError(
                 "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
             )
@@ -142,7 +145,8 @@ class ContinualAdapter(L.Callback):
         """Returns what a checkpoint keeps: primitives only."""
         told = {"task": self.task.name, "steps": self._fit.steps, "seconds": self._fit.elapsed()}
         kept = self._fit.dynamics.state()
-        return told | {"dynamics": kept} if kept else told
+        working = {} if self._fit.context is None else dict(self._fit.context.working)
+        return told | {key: value for key, value in (("dynamics", kept), ("working", working)) if value}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes steps and time of the fit that is resumed.
@@ -158,6 +162,8 @@ class ContinualAdapter(L.Callback):
         self._fit.steps, self._fit.seconds = state_dict["steps"], state_dict["seconds"]
         if "dynamics" in state_dict:
             self._fit.dynamics.resume(state_dict["dynamics"])
+        if "working" in state_dict:
+            self.context.working.update(state_dict["working"])
 
     # --- attach ---------------------------------------------------------------------------------
 
@@ -200,6 +206,7 @@ class ContinualAdapter(L.Callback):
             twice = in_two_passes(pl_module.training_step, head, dynamics.consistency)
             self._patches.replace(pl_module, "training_step", twice)
         if self.recipe.penalty is not None or not dynamics.idle:
+            self._fit.listening.enter_context(self.context.listening())
             penalised = add_to_loss(pl_module.training_step, self._penalty)
             self._patches.replace(pl_module, "training_step", penalised)
 
@@ -259,6 +266,8 @@ class ContinualAdapter(L.Callback):
         check_dtype(trainer, self.context.adapted.model, self._fit.dtype)
         dynamics = self._fit.dynamics
         dynamics.prepare(planned_steps(trainer) if dynamics.plans else None)
+        if self.recipe.projection is not None or self.recipe.penalty is not None:
+            self.context.steps.planned = planned_steps(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the base in the chosen mode and starts the clock."""
@@ -284,6 +293,7 @@ class ContinualAdapter(L.Callback):
         if self._fit.stepping:
             self._fit.dynamics.after_step(trainer.global_step - 1)
             self._fit.stepping = False
+        self.context.steps.done = trainer.global_step
         if self._fit.before is not None:
             self.recipe.project(self.context, self._fit.before)
             self._fit.before = None
@@ -313,7 +323,7 @@ class ContinualAdapter(L.Callback):
         context = self.context
         trained = context.store.register(
             self.recipe.init.name(context),
-            context.adapted.state(self.recipe.head.classes(context)),
+            context.state(self.recipe.head.classes(context)),
             base=context.adapted.verify_base(),
             parents=context.parents,
             run=context.run,
@@ -336,7 +346,7 @@ class ContinualAdapter(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Takes a half-trained adapter and head out again: the module is as it was first seen."""
-        self._patches.undo()
+        self._undo()
         if self._fit.context is not None and trainer.state.fn == "fit":
             adapted = self._fit.context.adapted
             adapted.detach()
@@ -344,4 +354,8 @@ class ContinualAdapter(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Puts patched methods back; the trained adapter stays attached and answers."""
+        self._undo()
+
+    def _undo(self) -> None:
         self._patches.undo()
+        self._fit.listening.close()

@@ -19,8 +19,8 @@ from contpeft.errors import ConfigError, NotFoundError, suggest
 from contpeft.experiments import modules, sources
 from contpeft.experiments.sources import Source
 from contpeft.experiments.streams import split_by_class, split_by_column, validating
-from contpeft.experiments.tasks import Scenario, TaskStream
-from contpeft.spec import AdapterSpec, Protocol, check_name
+from contpeft.experiments.tasks import TaskStream
+from contpeft.spec import AdapterSpec, Protocol, Scenario, check_name
 from contpeft.strategies import find_recipe
 
 __all__ = [

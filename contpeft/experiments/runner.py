@@ -82,8 +82,10 @@ class _Sequence:
         self._store = AdapterStore(experiment.store)
         self._base_features: FeatureCache = {}
         self._done = 0
-        recipes = map(find_recipe, experiment.strategies)
-        self._total = sum(self._batches(r, data) for r in recipes for _, data in self._tasks(r))
+        recipes = [find_recipe(way) for way in experiment.strategies]
+        for way, recipe in zip(experiment.strategies, recipes, strict=True):
+            recipe.check_serves(self._stream.scenario, way)
+        self._total = sum(self._batches(r, step, data) for r in recipes for step, data in self._tasks(r))
 
     def run(self) -> Run:
         """Runs every way; the store learns how it ended."""
@@ -113,9 +115,9 @@ class _Sequence:
             return [(len(self._stream) - 1, self._stream.union())]
         return list(enumerate(self._stream))
 
-    def _batches(self, recipe: Recipe, data: TaskData) -> int:
+    def _batches(self, recipe: Recipe, step: int, data: TaskData) -> int:
         batches = math.ceil(len(data.train) / self._experiment.batch_size)
-        return self._experiment.max_epochs * batches if recipe.init.trains else 0
+        return self._experiment.max_epochs * batches if recipe.init.trains(step) else 0
 
     def _run_way(self, way: str, recipe: Recipe) -> None:
         finished = {step.step: step for step in self._store.steps(self._experiment.name, way)}
@@ -130,13 +132,13 @@ class _Sequence:
                 history += self._run_step(_Step(way, recipe, index, data, history, at))
                 # Module, trainer and callbacks refer to each other: without this, base models pile up.
                 gc.collect()
-            self._done += self._batches(recipe, data)
+            self._done += self._batches(recipe, index, data)
             self._observer(replace(at, phase="kept" if index in finished else "finished", done=self._done))
 
     def _run_step(self, step: _Step) -> tuple[Version, ...]:
         """Learns one task, measures, and writes it all down; returns what was registered."""
         started = time.monotonic()
-        learn = self._train if step.recipe.init.trains else self._observe
+        learn = self._train if step.recipe.init.trains(step.index) else self._observe
         context, registered, scores = learn(step)
         self._observer(replace(step.progress, phase="evaluate"))
         answers = step.recipe.route(context, registered)
@@ -191,8 +193,12 @@ class _Sequence:
         seed = self._experiment.seed
         L.seed_everything(seed, workers=True, verbose=False)
         made = self._experiment.make(callbacks)
-        L.seed_everything(int(json_digest([seed, step.index])[:8], 16), workers=True, verbose=False)
+        L.seed_everything(self._drawn(step.index), workers=True, verbose=False)
         return made
+
+    def _drawn(self, index: int) -> int:
+        """Returns the seed of a step."""
+        return int(json_digest([self._experiment.seed, index])[:8], 16)
 
     def _loader(
         self, data: TaskData, classes: Sequence[str], classifier: Classifier
@@ -219,6 +225,7 @@ class _Sequence:
             history=step.history,
             run=self._experiment.name,
             data=TrainingData(train.inputs, train.labels, train.digest()),
+            seed=self._drawn(step.index),
             batch_size=self._experiment.eval_batch_size,
             cache=self._base_features,
         )

@@ -9,8 +9,8 @@ from contpeft.errors import ConfigError, suggest
 from contpeft.experiments.examples import Examples
 from contpeft.experiments.sampling import draw, hold_out, shuffled
 from contpeft.experiments.sources.base import LabelledData, strata
-from contpeft.experiments.tasks import Scenario, TaskData, TaskStream, slug
-from contpeft.spec import Task
+from contpeft.experiments.tasks import TaskData, TaskStream, slug
+from contpeft.spec import Scenario, Task
 
 __all__ = ["split_by_class", "split_by_column", "validating"]
 

@@ -14,17 +14,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from contpeft.digest import json_digest
 from contpeft.errors import SpecError, suggest
 from contpeft.experiments.examples import Examples
-from contpeft.spec import Task, check_name
+from contpeft.spec import SCENARIOS, Scenario, Task, check_name
 
-__all__ = ["SCENARIOS", "Examples", "Scenario", "TaskData", "TaskStream", "slug"]
-
-Scenario = Literal["class-incremental", "task-incremental", "domain-incremental"]
-SCENARIOS: tuple[Scenario, ...] = ("class-incremental", "task-incremental", "domain-incremental")
+__all__ = ["Examples", "TaskData", "TaskStream", "slug"]
 
 
 def slug(text: str) -> str:

@@ -20,11 +20,12 @@ from contpeft.spec.composition import (
     composition_from_json,
 )
 from contpeft.spec.refs import AdapterRef, check_name
-from contpeft.spec.task import PROTOCOLS, Protocol, Score, Task
+from contpeft.spec.task import PROTOCOLS, SCENARIOS, Protocol, Scenario, Score, Task
 from contpeft.spec.version import BaseModel, Parent, Version
 
 __all__ = [
     "PROTOCOLS",
+    "SCENARIOS",
     "AdapterRef",
     "AdapterSpec",
     "AdapterState",
@@ -39,6 +40,7 @@ __all__ = [
     "Part",
     "Protocol",
     "Route",
+    "Scenario",
     "Score",
     "Single",
     "Stack",

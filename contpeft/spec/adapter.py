@@ -105,7 +105,8 @@ class AdapterState:
     """What an adapter is, apart from any model: the thing that is stored.
 
     Attributes:
-        kind: the method (``"lora"``), or ``"statistics"`` for class statistics without an adapter.
+        kind: the method (``"lora"``); ``"head"`` for a head over the bare base, ``"statistics"`` for
+            class statistics, ``"memory"`` for what else a strategy remembers between tasks.
         config: the method's full configuration as plain JSON (PEFT's ``adapter_config``).
         tensors: name to tensor, on the CPU. Names starting ``head.`` are the head's; all others
             are the adapter's, spelled as PEFT spells them on disk, adapter name left out.

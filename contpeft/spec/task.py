@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "Task"]
+__all__ = ["PROTOCOLS", "SCENARIOS", "Protocol", "Scenario", "Score", "Task"]
 
 Protocol = Literal["task_aware", "seen_classes", "all_classes"]
 PROTOCOLS: tuple[Protocol, ...] = ("task_aware", "seen_classes", "all_classes")
+
+Scenario = Literal["class-incremental", "task-incremental", "domain-incremental"]
+SCENARIOS: tuple[Scenario, ...] = ("class-incremental", "task-incremental", "domain-incremental")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from contpeft.spec.adapter import HeadSpec
 
 __all__ = ["BaseModel", "Parent", "Version"]
 
+_REMEMBERED = ("memory", "moments", "statistics")
+
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -88,6 +90,11 @@ class Version:
     environment: Mapping[str, Any]
     seconds: float | None
     created_at: str
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it answers through an adapter or a head, and is not what a strategy remembers."""
+        return self.kind not in _REMEMBERED
 
     def to_json(self) -> dict[str, Any]:
         """Returns the entry as JSON."""

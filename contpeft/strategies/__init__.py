@@ -1,19 +1,23 @@
 """Continual-learning methods as recipes of six small parts on one interface; routing lives here."""
 
+from contpeft.strategies.about import About
 from contpeft.strategies.answers import ByStatistics, Latest, RouteByStatistics
-from contpeft.strategies.consolidate import Freeze, GatherStatistics
+from contpeft.strategies.consolidate import Freeze, GatherStatistics, Then
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, state_key
-from contpeft.strategies.init import Fresh, FromLast, NoAdapter
+from contpeft.strategies.init import Fresh, FromLast, HeadOnly, NoAdapter, OnTop
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
+from contpeft.strategies.penalty import Plus
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
+from contpeft.strategies.projection import Each, Slow
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 
 __all__ = [
     "RECIPES",
+    "About",
     "Answerer",
     "Answers",
     "ByStatistics",
@@ -21,6 +25,7 @@ __all__ = [
     "Consolidate",
     "Context",
     "Cosine",
+    "Each",
     "FeatureCache",
     "Features",
     "Freeze",
@@ -28,15 +33,20 @@ __all__ = [
     "FromLast",
     "GatherStatistics",
     "Head",
+    "HeadOnly",
     "Init",
     "Latest",
     "Linear",
     "NoAdapter",
+    "OnTop",
     "Own",
     "Penalty",
+    "Plus",
     "Projection",
     "Recipe",
     "RouteByStatistics",
+    "Slow",
+    "Then",
     "TrainingData",
     "as_classifier",
     "best_labels",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contpeft.adapters import AdaptedModel, AnySpec
+from contpeft.adapters import AdaptedModel, AnySpec, LiveFactors, head_state, live_factors
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterState, Parent, Task, Version
 from contpeft.store import AdapterStore
 from contpeft.strategies.features import FeatureCache, Features
 
-__all__ = ["Context", "TrainingData"]
+__all__ = ["Context", "Steps", "Tap", "TrainingData"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,36 @@ class TrainingData:
 
 
 @dataclass
+class Tap:
+    """What the head has just read and said; see :meth:`Context.listening`.
+
+    Attributes:
+        features: ``(B, d)``, as the head got them; None before it was asked.
+        scores: ``(B, C)``.
+    """
+
+    features: Tensor | None = None
+    scores: Tensor | None = None
+
+    def take(self, head: nn.Module, read: tuple[Any, ...], said: Any) -> None:
+        """Is the forward hook."""
+        self.features, self.scores = read[0], said
+
+
+@dataclass
+class Steps:
+    """How far the fit is.
+
+    Attributes:
+        done: optimizer steps taken.
+        planned: how many there will be; None if the fit has no planned end.
+    """
+
+    done: int = 0
+    planned: int | None = None
+
+
+@dataclass
 class Context:
     """One task of one way through a stream.
 
@@ -54,9 +87,14 @@ class Context:
         history: versions registered by the way's earlier steps, oldest first.
         run: id of the run, or None outside a sequence.
         data: training examples, or None when the caller gave none.
+        seed: of whatever a part draws for this task.
         parents: what the task's adapter was made from; set once it is attached.
+        registered: versions registered for this task so far, the adapter first.
         batch_size: rows at a time when features are computed.
         cache: base features shared between tasks.
+        steps: how far the fit is.
+        tap: what the head has just read and said.
+        working: what parts sum up within the fit, by name; checkpoints keep it.
     """
 
     adapted: AdaptedModel
@@ -69,24 +107,122 @@ class Context:
     history: tuple[Version, ...] = ()
     run: str | None = None
     data: TrainingData | None = None
+    seed: int = 0
     parents: tuple[Parent, ...] = ()
+    registered: tuple[Version, ...] = ()
     batch_size: int = 32
     cache: FeatureCache = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+    tap: Tap = field(default_factory=Tap)
+    working: dict[str, Tensor] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def features(self) -> Features:
         """Features of raw inputs."""
         return Features(self.adapted, self.batch_size, self.cache)
 
+    @property
+    def adapters(self) -> tuple[Version, ...]:
+        """What this way's earlier steps trained, oldest first; what they remembered left out."""
+        return self.adapters_with(())
+
+    def adapters_with(self, registered: Sequence[Version]) -> tuple[Version, ...]:
+        """Returns what this way trained, with what was registered just now."""
+        return tuple(version for version in (*self.history, *registered) if version.adapts)
+
     @cached_property
     def previous(self) -> tuple[Version, AdapterState] | None:
         """The last adapter this way trained, with its weights; None before the first."""
-        trained = [version for version in self.history if version.kind != "statistics"]
-        return (trained[-1], self.store.load(trained[-1].ref)) if trained else None
+        return self.load(self.adapters[-1].ref) if self.adapters else None
 
     def load(self, ref: str) -> tuple[Version, AdapterState]:
         """Returns a version's entry and weights."""
         return self.store.show(ref), self.store.load(ref)
+
+    # --- the adapter at hand ----------------------------------------------------------------------
+
+    @cached_property
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """The adapter's parameters that are trained, the head's left out, by their names in the module."""
+        attached = self.adapted.attachment
+        own = set() if attached is None else {id(p) for p in attached.trainable()}
+        return {name: p for name, p in self.adapted.module.named_parameters() if id(p) in own}
+
+    def factors(self, part: str) -> dict[str, LiveFactors]:
+        """Returns the two factors of every update of the LoRA adapter at hand, by module; made once.
+
+        Raises:
+            UnsupportedError: if it is of another method, naming the part that asks.
+        """
+        attached = self.adapted.attachment
+        if attached is None:
+            raise UnsupportedError(f"{part} works on the factors of LoRA adapters; none is attached")
+        return self.once("factors", lambda: live_factors(attached, part))
+
+    def state(self, classes: tuple[str, ...] = ()) -> AdapterState:
+        """Returns the adapter and head as they are now; the head alone where there is no adapter."""
+        if self.adapted.attachment is None and self.adapted.head is not None:
+            return head_state(self.adapted.head, classes)
+        return self.adapted.state(classes)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Lets :attr:`tap` take what the head in place reads and says inside the block."""
+        if self.adapted.head is None:
+            yield
+            return
+        handle = self.adapted.head.register_forward_hook(self.tap.take)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    # --- what parts keep ---------------------------------------------------------------------------
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Returns what ``make`` returns, called at the first time for this name and this fit only."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: T = self._made[name]
+        return made
+
+    def remember(self, part: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Version:
+        """Registers what a part must know at later tasks, as the next version of ``line.part``.
+
+        Args:
+            part: names it; one name for each thing that is remembered.
+            tensors: its tensors.
+            facts: its primitives.
+
+        Returns:
+            The version, which the part returns from ``end``.
+        """
+        last = self._last(part)
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return self.store.register(
+            self._memory(part),
+            AdapterState("memory", {"part": part, **facts}, kept),
+            base=self.adapted.base,
+            parents=() if last is None else (Parent(last.ref, "continued"),),
+            run=self.run,
+            task=self.task.name,
+            data=self.data.digest if self.data else None,
+        )
+
+    def recall(self, part: str) -> AdapterState | None:
+        """Returns what a part remembered last; None if it has not yet."""
+        last = self._last(part)
+        return None if last is None else self.once(f"memory of {last.ref}", lambda: self.store.load(last.ref))
+
+    def _last(self, part: str) -> Version | None:
+        known = (*self.history, *self.registered)
+        return next((v for v in reversed(known) if v.name == self._memory(part)), None)
+
+    def _memory(self, part: str) -> str:
+        return f"{self.line or self.task.name}.{part}"
+
+    # --- the task's data ---------------------------------------------------------------------------
 
     def training_data(self, part: str) -> TrainingData:
         """Returns the task's examples.

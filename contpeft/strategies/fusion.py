@@ -27,8 +27,7 @@ class FuseOver:
     refs: tuple[str, ...]
     options: FusionOptions = field(default_factory=FusionOptions)
 
-    @property
-    def trains(self) -> bool:
+    def trains(self, step: int) -> bool:
         """There is a fusion to train."""
         return True
 

@@ -1,7 +1,9 @@
 """The six kinds of part a recipe is made of, as interfaces.
 
-A part is a small final class in a file of its own kind. It keeps no state: what it must remember
-between tasks it finds in the context's history, so every recipe resumes.
+A part is a small final class in a file of its own. It keeps no state, so that every recipe resumes: what
+it must remember between tasks is a stored version (``context.remember``, ``context.recall``), what it sums
+up within one fit are named tensors that checkpoints keep (``context.working``), and what can be made again
+at any time is made once (``context.once``).
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ __all__ = ["Answers", "Consolidate", "Head", "Init", "Penalty", "Projection"]
 class Init(Protocol):
     """How a task's adapter starts."""
 
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train."""
+    def trains(self, step: int) -> bool:
+        """Returns whether there is anything to train for the stream's task number ``step``, from 0."""
         ...
 
     def name(self, context: Context) -> str:
@@ -49,8 +50,11 @@ class Head(Protocol):
 class Penalty(Protocol):
     """A term added to the loss of every batch."""
 
-    def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor:
-        """Returns a scalar to add to what ``training_step`` returned for ``batch``."""
+    def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
+        """Returns a scalar to add to what ``training_step`` returned for ``batch``; None for nothing.
+
+        ``context.tap`` has the features and scores that the head has just computed.
+        """
         ...
 
 
@@ -64,7 +68,7 @@ class Projection(Protocol):
             context: the task at hand.
             before: value of each trainable parameter before the optimizer's step, by name. The
                 *applied update* is projected, not the gradient: under Adam a projected gradient
-                is not a projected update.
+                is not a projected update. Gradients are still there.
         """
         ...
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
-from contpeft.spec import Composition, Version
+from contpeft.errors import UnsupportedError
+from contpeft.spec import SCENARIOS, Composition, Scenario, Version
+from contpeft.strategies.about import Need, parts_in, told
 from contpeft.strategies.answers import Latest
 from contpeft.strategies.consolidate import Freeze
 from contpeft.strategies.context import Context
@@ -33,6 +35,9 @@ class Recipe:
         consolidate: what happens once the task is learnt.
         answers: which compositions answer afterwards.
         joint: all tasks are learnt at once, in one step (the usual upper bound).
+        what: the idea in one line.
+        paper: where it was published; empty for what has no one source.
+        serves: the scenarios it can serve.
     """
 
     init: Init = field(default_factory=Fresh)
@@ -42,6 +47,9 @@ class Recipe:
     consolidate: Consolidate = field(default_factory=Freeze)
     answers: Answers = field(default_factory=Latest)
     joint: bool = False
+    what: str = field(default="", compare=False)
+    paper: str = field(default="", compare=False)
+    serves: frozenset[Scenario] = frozenset(SCENARIOS)
 
     def start(self, context: Context) -> None:
         """Attaches the adapter and puts the head in place."""
@@ -59,9 +67,39 @@ class Recipe:
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Consolidates; returns every version registered for this task, the adapter first."""
-        adapter = () if trained is None else (trained,)
-        return (*adapter, *self.consolidate.end(context, trained))
+        context.registered = () if trained is None else (trained,)
+        return (*context.registered, *self.consolidate.end(context, trained))
 
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns the compositions that answer after this task, the main one first."""
         return self.answers.route(context, registered)
+
+    def parts(self) -> dict[str, tuple[Any, ...]]:
+        """Returns the parts of each kind, those of a combination one by one."""
+        kinds = (each.name for each in fields(self) if each.name in _KINDS)
+        return {kind: tuple(parts_in(getattr(self, kind))) for kind in kinds}
+
+    def needs(self) -> frozenset[Need]:
+        """Returns what its parts cannot do without."""
+        return frozenset(
+            need for parts in self.parts().values() for part in parts for need in told(part).needs
+        )
+
+    def check_serves(self, scenario: Scenario, name: str) -> None:
+        """Checks that it can serve a scenario.
+
+        Args:
+            scenario: of the stream.
+            name: what the recipe is called in the error.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        if scenario not in self.serves:
+            raise UnsupportedError(
+                f"strategy {name!r} cannot serve a {scenario} stream; "
+                f"it serves {', '.join(sorted(self.serves))}"
+            )
+
+
+_KINDS = ("init", "head", "penalty", "projection", "consolidate", "answers")

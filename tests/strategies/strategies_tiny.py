@@ -89,6 +89,7 @@ class Way:
             seen=tuple(label for task in tasks[: step + 1] for label in task.classes),
             history=self.history,
             data=training(tasks[step].classes) if self.data else None,
+            seed=step,
         )
 
     def started(self, step: int, tasks: Sequence[Task] = TASKS) -> Context:
@@ -103,11 +104,11 @@ class Way:
         """Learns a task as the callback does; returns what it registered."""
         context = self.started(step, tasks)
         trained = None
-        if self.recipe.init.trains:
+        if self.recipe.init.trains(step):
             self.train(context)
             trained = self.store.register(
                 self.recipe.init.name(context),
-                context.adapted.state(self.recipe.head.classes(context)),
+                context.state(self.recipe.head.classes(context)),
                 base=context.adapted.verify_base(),
                 parents=context.parents,
                 task=context.task.name,
@@ -121,18 +122,22 @@ class Way:
         module, data = context.adapted.module, training(context.task.classes)
         classes = self.recipe.head.classes(context)
         optimizer = torch.optim.Adam(context.adapted.train_only(), lr=0.02)
-        for start in [*range(0, len(data.labels), 8)] * passes:
+        starts = [*range(0, len(data.labels), 8)] * passes
+        context.steps.planned = len(starts)
+        for start in starts:
             cut = slice(start, start + 8)
             batch: Any = {
                 **module.collate(data.inputs[cut]),
                 "labels": torch.tensor([classes.index(label) for label in data.labels[cut]]),
             }
-            loss = F.cross_entropy(module(batch), batch["labels"])
-            extra = self.recipe.loss(context, batch, loss)
+            with context.listening():
+                loss = F.cross_entropy(module(batch), batch["labels"])
+                extra = self.recipe.loss(context, batch, loss)
             optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()
             before = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
             optimizer.step()
+            context.steps.done += 1
             self.recipe.project(context, before)
 
     def answerer(self) -> Answerer:

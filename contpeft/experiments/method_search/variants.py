@@ -45,9 +45,9 @@ class Variants:
             UsageError: if the strategy trains nothing.
         """
         plain = parse_experiment(self.document, self.where)
-        trained = [name for name in plain.strategies if find_recipe(name).init.trains]
+        trained = [name for name in plain.strategies if find_recipe(name).init.trains(0)]
         strategy = self.strategy or next(iter(trained), plain.strategies[0])
-        if not find_recipe(strategy).init.trains:
+        if not find_recipe(strategy).init.trains(0):
             raise UsageError(f"strategy {strategy!r} trains no adapter; give --strategy another one")
         share = plain.stream.validation if self.validation is None else self.validation
         protocol = self.protocol or plain.protocols[0]

@@ -1,4 +1,4 @@
-"""Parts: which compositions answer after a task."""
+"""Answers: class statistics of the frozen base, as classifier or as router."""
 
 from __future__ import annotations
 
@@ -7,28 +7,8 @@ from dataclasses import dataclass
 from contpeft.adapters import Rule
 from contpeft.spec import Composition, Route, Single, Version
 from contpeft.strategies.context import Context
-from contpeft.strategies.init import stack_of
 
-__all__ = ["ByStatistics", "Latest", "RouteByStatistics", "Stacked"]
-
-
-@dataclass(frozen=True)
-class Latest:
-    """The version trained last answers everything."""
-
-    def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
-        """Returns the version just registered."""
-        return {"main": Single(registered[0].ref)}
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """All adapters so far answer one over the other, with the head of the last."""
-
-    def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
-        """Returns the stack over every adapter so far, in task order."""
-        adapters = [v for v in (*context.history, *registered) if v.kind != "statistics"]
-        return {"main": stack_of(adapters)}
+__all__ = ["ByStatistics", "RouteByStatistics"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +33,7 @@ class RouteByStatistics:
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns the routed composition over every adapter so far, in task order."""
         router = next(v for v in registered if v.kind == "statistics" and _rule(v) == self.rule)
-        adapters = [v for v in (*context.history, *registered) if v.kind != "statistics"]
+        adapters = context.adapters_with(registered)
         return {"main": Route(router.ref, tuple(Single(v.ref) for v in adapters))}
 
 

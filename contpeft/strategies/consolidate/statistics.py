@@ -1,23 +1,16 @@
-"""Parts: what happens once a task is learnt."""
+"""Consolidate: class statistics of the frozen base's features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from contpeft.adapters import ClassStatistics, Rule
 from contpeft.spec import AdapterState, Parent, Version
+from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 
-__all__ = ["Freeze", "GatherStatistics"]
-
-
-@dataclass(frozen=True)
-class Freeze:
-    """The version stands as it was registered; nothing else is kept."""
-
-    def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
-        """Registers nothing."""
-        return ()
+__all__ = ["GatherStatistics"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +21,12 @@ class GatherStatistics:
         rules: the classifiers to register over the same statistics.
         shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
     """
+
+    about: ClassVar[About] = About(
+        paper="Hayes and Kanan 2020, CVPR workshops; Zhou et al. 2023, arXiv 2303.07338",
+        growth="d a class; d x d once",
+        needs=frozenset({"examples", "features"}),
+    )
 
     rules: tuple[Rule, ...] = ("lda",)
     shrinkage: float = 0.1

@@ -1,0 +1,54 @@
+"""What is told of a part or a recipe: where it comes from, what it keeps, what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+__all__ = ["About", "Need", "parts_in", "summary", "told"]
+
+Need = Literal["examples", "features", "lora", "old data", "task id"]
+"""What a part cannot do without.
+
+``examples``: the task's raw training rows; ``features``: a module that shows its features; ``lora``: adapters
+of that method; ``old data``: rows of earlier tasks are kept; ``task id``: it is known when asked.
+"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is told of a part.
+
+    Attributes:
+        paper: authors, year, identifier, section or equation.
+        growth: what it keeps for every task, per adapted matrix unless it says otherwise; empty for nothing.
+        needs: what it cannot do without.
+    """
+
+    paper: str = ""
+    growth: str = ""
+    needs: frozenset[Need] = frozenset()
+
+
+def told(part: Any) -> About:
+    """Returns what is told of a part; one that tells nothing needs nothing."""
+    found = getattr(type(part), "about", None)
+    return found if isinstance(found, About) else About()
+
+
+def summary(thing: Any) -> str:
+    """Returns the first line of a part's docstring."""
+    lines = (type(thing).__doc__ or "").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def parts_in(value: Any) -> Iterator[Any]:
+    """Yields the parts in a part, itself first: those of a combination are in its fields."""
+    if isinstance(value, tuple):
+        for each in value:
+            yield from parts_in(each)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield value
+        for each in fields(value):
+            yield from parts_in(getattr(value, each.name))

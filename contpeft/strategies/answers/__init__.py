@@ -1,0 +1,6 @@
+"""Parts: which compositions answer after a task."""
+
+from contpeft.strategies.answers.by_statistics import ByStatistics, RouteByStatistics
+from contpeft.strategies.answers.latest import Latest, Stacked
+
+__all__ = ["ByStatistics", "Latest", "RouteByStatistics", "Stacked"]

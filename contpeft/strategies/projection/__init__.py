@@ -1,0 +1,6 @@
+"""Parts: a correction of the update the optimizer has just applied."""
+
+from contpeft.strategies.projection.each import Each
+from contpeft.strategies.projection.slow import Slow
+
+__all__ = ["Each", "Slow"]

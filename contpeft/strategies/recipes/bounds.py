@@ -1,0 +1,60 @@
+"""Recipes that every result is to be read beside: what needs no method, and what forgets without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from contpeft.strategies.answers import ByStatistics, Latest, Stacked
+from contpeft.strategies.consolidate import GatherStatistics
+from contpeft.strategies.head import Cosine, Linear
+from contpeft.strategies.init import Fresh, FromLast, HeadOnly, NoAdapter, OnTop
+from contpeft.strategies.recipe import Recipe
+
+__all__ = ["BOUNDS"]
+
+_FROZEN = Recipe(
+    init=NoAdapter(),
+    consolidate=GatherStatistics(rules=("class-means", "lda")),
+    answers=ByStatistics(),
+    what="No adapter: class means and streaming LDA on the frozen features; the bound to beat.",
+    paper="Zhou et al. 2023, arXiv 2303.07338; Hayes and Kanan 2020, CVPR workshops",
+)
+_HEADS = Recipe(
+    init=HeadOnly(),
+    head=Cosine(grow=True, local=True),
+    answers=Latest(),
+    what="No adapter: a head per task trained on the frozen features.",
+)
+_SEQUENTIAL = Recipe(
+    init=FromLast(),
+    head=Cosine(grow=True),
+    what="One adapter trained on and on with one growing head: what forgets.",
+)
+_INCREMENTAL_SUM = Recipe(
+    init=OnTop(),
+    head=Cosine(grow=True),
+    answers=Stacked(),
+    what="An adapter per task over all earlier ones, which are frozen; one growing head.",
+)
+_JOINT = Recipe(
+    init=Fresh(),
+    head=Cosine(),
+    joint=True,
+    what="All tasks at once, with the same number of passes over each example as the others.",
+)
+
+BOUNDS: dict[str, Recipe] = {
+    "frozen": _FROZEN,
+    "frozen-heads": _HEADS,
+    "sequential": _SEQUENTIAL,
+    "incremental-sum": _INCREMENTAL_SUM,
+    "joint": _JOINT,
+    "frozen-heads-linear": replace(_HEADS, head=Linear(grow=True, local=True)),
+    "sequential-linear": replace(_SEQUENTIAL, head=Linear(grow=True)),
+    "sequential-local": replace(
+        _SEQUENTIAL,
+        head=Cosine(grow=True, local=True),
+        what="One adapter trained on and on, the loss over each task's own classes alone.",
+    ),
+    "joint-linear": replace(_JOINT, head=Linear()),
+}

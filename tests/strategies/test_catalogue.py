@@ -17,7 +17,8 @@ def test_every_recipe_says_what_it_is() -> None:
     rows = recipe_rows()
     assert [row.name for row in rows] == list(RECIPES)
     for row in rows:
-        assert row.what.endswith(".") and len(row.what) < 140, row.name
+        assert row.what.endswith("."), row.name
+        assert len(row.what) < 140, row.name
         assert row.scenarios
         assert set(row.scenarios) <= set(SCENARIOS)
         assert {"init", "head", "consolidate", "answers"} <= {part.kind for part in row.parts}

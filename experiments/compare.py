@@ -1,12 +1,12 @@
 """Runs experiments over several seeds and puts what they measured beside each other.
 
-usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--store build/comparison] [--out docs/results]
+usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--ways a,b] [--out build/results] [--publish]
 
 Every way of every FILE is run with every seed. What is finished is kept: by the store, where a run that was
 killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
-seed. A record there is not measured again unless its way has become another recipe. From the records come
-``OUT/<stream>.md`` (a table a protocol), ``OUT/<stream>.png``, and the table that ``contpeft strategies
-recommend`` reads.
+seed. A record there is not measured again unless its way has become another recipe. From the records comes
+``OUT/<stream>.md`` (a table a protocol) and, with ``--publish``, the table that ``contpeft strategies recommend``
+reads. A stream of texts whose folder is not there is left out, and told so.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from scipy.stats import t as student
 
 from contpeft.experiments import Experiment, load_experiment, run_experiment
 from contpeft.experiments.report import RunResult, collect
+from contpeft.experiments.sources import LocalFolder
 from contpeft.store import AdapterStore
 from contpeft.strategies.identity import recipe_digest
 from contpeft.strategies.measured import Measured
@@ -93,10 +94,22 @@ def main(told: argparse.Namespace) -> None:
     """Runs what is missing, way after way, and writes the pages."""
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     for file in told.files:
+        if lacks := lacking(file):
+            print(
+                f"{file.stem}: left out, there is no folder {lacks}; the file's first lines tell how to make it"
+            )
+            continue
         for seed in told.seeds:
             run_missing(file, seed, told)
         write_page(Results(told.out / f"{file.stem}.json"), order_of(file))
-    write_packaged(told.out)
+    if told.publish:
+        write_packaged(told.out)
+
+
+def lacking(file: Path) -> str | None:
+    """Returns the folder of texts that a file reads if it is not there."""
+    source: Any = load_experiment(file).stream.source
+    return source.path if isinstance(source, LocalFolder) and not Path(source.path).exists() else None
 
 
 def run_missing(file: Path, seed: int, told: argparse.Namespace) -> None:
@@ -225,5 +238,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--ways", type=lambda text: text.split(","), default=None, help="these alone")
     parser.add_argument("--store", type=Path, default=Path("build/comparison"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
+    parser.add_argument("--publish", action="store_true", help="write the packaged table, too")
     main(parser.parse_args())

@@ -1,9 +1,9 @@
 """Which published orderings of methods hold in what ``compare.py`` measured.
 
-usage: python experiments/orderings.py [--out docs/results]
+usage: python experiments/orderings.py [--out build/results]
 
-Every line compares two ways on one stream, seed by seed. An asserted one must hold by its margin in the mean of
-the paired differences, or the exit code is 1; the others are reported only: papers and pilots disagree on them.
+Every line compares two ways on one stream, seed by seed. An asserted one must hold by its margin in the mean
+of the paired differences, or the exit code is 1; the others are told only: papers disagree on them.
 """
 
 from __future__ import annotations
@@ -129,5 +129,5 @@ def _by_seed(records: Sequence[Record], each: Ordering, side: str | None) -> dic
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
     sys.exit(main(parser.parse_args().out))

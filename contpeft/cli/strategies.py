@@ -16,6 +16,7 @@ from contpeft.cli.output import (
     print_lines,
     print_table,
 )
+from contpeft.errors import UsageError
 
 if TYPE_CHECKING:
     from contpeft.strategies.catalogue import PartRow, RecipeRow
@@ -39,12 +40,24 @@ app = typer.Typer(epilog=LIST_EXAMPLES, help="List the continual-learning strate
 
 
 @app.callback(invoke_without_command=True)
-def strategies(context: typer.Context, as_json: AsJson = False) -> None:
+def strategies(
+    context: typer.Context,
+    as_json: AsJson = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page of the documentation.")
+    ] = False,
+) -> None:
     """List the strategies and the parts they are made of."""
     if context.invoked_subcommand is not None:
         return
+    if markdown and as_json:
+        raise UsageError("--markdown prints a page and --json a value; leave one out")
     from contpeft.strategies.catalogue import part_rows, recipe_rows
+    from contpeft.strategies.page import strategies_page
 
+    if markdown:
+        print(strategies_page(), end="")
+        return
     recipes, parts = recipe_rows(), part_rows()
     if as_json:
         print_json({"recipes": [r.to_json() for r in recipes], "parts": [p.to_json() for p in parts]})

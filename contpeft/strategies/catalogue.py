@@ -54,6 +54,7 @@ class RecipeRow:
         growth: what it keeps for every task, for each part that keeps something.
         needs: what it cannot do without.
         joint: whether it learns all tasks at once.
+        trains: whether the first task trains anything.
         parts: what it is made of.
     """
 
@@ -64,6 +65,7 @@ class RecipeRow:
     growth: tuple[str, ...]
     needs: tuple[str, ...]
     joint: bool
+    trains: bool
     parts: tuple[PartRow, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def recipe_row(name: str) -> RecipeRow:
         growth=tuple(dict.fromkeys(part.growth for part in parts if part.growth)),
         needs=tuple(sorted(recipe.needs())),
         joint=recipe.joint,
+        trains=recipe.init.trains(0),
         parts=parts,
     )
 

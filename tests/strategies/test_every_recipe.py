@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from strategies_tiny import TASKS, Way, examples, learnt
+from strategies_tiny import Way, examples, learnt
 
 from contpeft.adapters import AdaptedModel
 from contpeft.errors import UnsupportedError
@@ -97,7 +97,6 @@ def test_a_recipe_that_serves_not_everything_says_so() -> None:
     recipe = replace(Recipe(head=Cosine()), serves=frozenset({"task-incremental"}))
     with pytest.raises(
         UnsupportedError,
-        match="^strategy 'mine' cannot serve a class-incremental stream; it serves task-incremental$",
+        match=r"^strategy 'mine' cannot serve a class-incremental stream; it serves task-incremental$",
     ):
         recipe.check_serves("class-incremental", "mine")
-    assert len(TASKS) == 3

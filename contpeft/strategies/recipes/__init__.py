@@ -7,12 +7,15 @@ from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "FAMILIES", "ISOLATION", "RECIPES", "find_recipe"]
 
-RECIPES: dict[str, Recipe] = {
-    **BOUNDS,
-    **ISOLATION,
+FAMILIES: dict[str, dict[str, Recipe]] = {
+    "bounds": BOUNDS,
+    "isolation": ISOLATION,
 }
+"""The recipes by what they have in common."""
+
+RECIPES: dict[str, Recipe] = {name: recipe for family in FAMILIES.values() for name, recipe in family.items()}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -5,8 +5,8 @@ usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--ways a,b] [--out
 Every way of every FILE is run with every seed. What is finished is kept: by the store, where a run that was
 killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
 seed. A record there is not measured again unless its way has become another recipe. From the records comes
-``OUT/<stream>.md`` (a table a protocol) and, with ``--publish``, the table that ``contpeft strategies recommend``
-reads. A stream of texts whose folder is not there is left out, and told so.
+``OUT/<stream>.md`` (a table a protocol) and, with ``--publish``, the table that ``contpeft strategies
+recommend`` reads. A stream of texts whose folder is not there is left out, and told so.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def main(told: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     for file in told.files:
         if lacks := lacking(file):
-            print(
-                f"{file.stem}: left out, there is no folder {lacks}; the file's first lines tell how to make it"
-            )
+            print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
             continue
         for seed in told.seeds:
             run_missing(file, seed, told)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+sys.path.append(str(Path(__file__).parent))  # the tests import warm_contpeft by name
+
 # Set before anything imports torch, so that sessions which need no torch need not import it.
 # Processes that tests start inherit them.
 os.environ.update(

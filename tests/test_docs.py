@@ -21,6 +21,7 @@ from types import ModuleType
 
 import pytest
 from markdown_it import MarkdownIt
+from warm_contpeft import warm_contpeft
 
 import contpeft
 from contpeft.strategies.page import strategies_page
@@ -74,9 +75,9 @@ def run_python(snippet: Snippet, page: Path, namespace: dict[str, object]) -> No
     exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
 
 
-def run_console(snippet: Snippet) -> None:
+def run_console(snippet: Snippet, commands: Path) -> None:
     """Runs the commands of a console snippet and compares what they print with what is shown."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     for command, shown in sessions(snippet.code):
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -93,9 +94,20 @@ def run_console(snippet: Snippet) -> None:
             )
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a ``contpeft`` that starts at once."""
+    with warm_contpeft(tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
+    commands: Path,
 ) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
@@ -109,7 +121,7 @@ def test_snippets_run(
             if snippet.language == "python":
                 run_python(snippet, page, module.__dict__)
             else:
-                run_console(snippet)
+                run_console(snippet, commands)
 
 
 def test_snippets_of_a_page() -> None:

@@ -17,12 +17,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-_IMPORTED = (
-    "contpeft.cli",
-    "contpeft.experiments",
-    "contpeft.experiments.report",
-    "contpeft.strategies.page",
-)
+_IMPORTED = ("contpeft.cli", "contpeft.experiments.report", "contpeft.strategies.page")
 _CLIENT = """\
 #!{python} -SE
 import json, os, socket, sys
@@ -42,14 +37,13 @@ def warm_contpeft(folder: Path) -> Iterator[Path]:
     client.parent.mkdir()
     client.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
     client.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.PIPE)
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        yield client.parent
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield client.parent
+        finally:
+            server.terminate()
 
 
 def _serve(address: str) -> None:

@@ -13,9 +13,9 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import Load, attach_stored
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.dynamics import Together
+from contpeft.adapters.folded import Fold
 from contpeft.adapters.fusion import FUSION, members_of
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
-from contpeft.adapters.folded import Fold
 from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of
 from contpeft.adapters.places import paths_of
 from contpeft.adapters.residents import Residents
@@ -202,9 +202,7 @@ class Composer:
             )
         return state
 
-    def _made(
-        self, part: Single | Sum | Fuse, load: Load, lent: ExitStack, *, lowest: bool
-    ) -> list[Guest]:
+    def _made(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack, *, lowest: bool) -> list[Guest]:
         if isinstance(part, Sum):
             return self._sum(part, load, lent, lowest=lowest)
         if isinstance(part, Fuse):

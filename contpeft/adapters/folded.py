@@ -1,8 +1,8 @@
 """LoRA adapters folded into the weights they change: however many there are, a layer has one weight.
 
-``W = W0 + sum_i w_i s_i B_i A_i`` is computed once, one adapter after another, so that no more than one of them
-is in memory, and a layer then costs what it costs without any. The model's own weight is a tensor that is set
-aside and put back, never one that is subtracted from: the base is restored bit for bit.
+``W = W0 + sum_i w_i s_i B_i A_i`` is computed once, one adapter after another, so that no more than one of
+them is in memory, and a layer then costs what it costs without any. The model's own weight is a tensor that
+is set aside and put back, never one that is subtracted from: the base is restored bit for bit.
 """
 
 from __future__ import annotations

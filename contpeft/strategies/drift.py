@@ -65,7 +65,7 @@ class LostOnRows:
 
     def between(self, context: Context, before: Part, after: Part) -> float:
         """Returns the largest loss, -1 to 1; 0 where nothing is kept yet."""
-        tasks = [task for task in kept_rows(context) if task.classes != context.task.classes]
+        tasks = kept_rows(context)
         had, has = (accuracy_on(context, tasks, part) for part in (before, after))
         return max((a - b for a, b in zip(had, has, strict=True)), default=0.0)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final

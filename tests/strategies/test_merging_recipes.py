@@ -10,7 +10,7 @@ import torch
 from strategies_tiny import Classifier, Way, learnt
 from tiny_merging import assert_close, combined, dense
 
-from contpeft.errors import NotFoundError, UnsupportedError
+from contpeft.errors import NotFoundError, SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec, Parent, Single
 from contpeft.store import AdapterStore
 from contpeft.strategies import MergeAfter, MergeEma, MergeOn, find_recipe
@@ -246,3 +246,10 @@ def test_an_unknown_rule_is_refused_by_name(store: AdapterStore) -> None:
     way = learnt(store, recipe, tasks=1)
     with pytest.raises(NotFoundError, match=r"^no merging rule 'tys'"):
         way.learn(1)
+
+
+def test_a_rule_without_a_running_form_is_refused_by_name() -> None:
+    with pytest.raises(
+        SpecError, match=r"^rule 'ties' has no running form; use MergeAfter, or one of: average"
+    ):
+        MergeOn("ties")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+from contpeft.errors import SpecError
 from contpeft.spec import Version
 from contpeft.store import Request
 from contpeft.store.fusion import next_step
@@ -14,6 +15,8 @@ from contpeft.strategies.context import Context
 from contpeft.strategies.merged import MERGED, register, running_merge
 
 __all__ = ["MergeOn"]
+
+_RUNNING: Final = ("average", "magmax", "null-space", "opcm", "sum")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class MergeOn:
         rank: how large the merge may get, in the words of ``contpeft store fuse``.
         scale: what the merge is multiplied by where it answers. The running merge stays unscaled; the scaled
             one is a version beside it.
+
+    Raises:
+        SpecError: if the rule has no running form.
     """
 
     about: ClassVar[About] = About(growth="nothing: the last merge alone, at a rank of its own")
@@ -40,6 +46,12 @@ class MergeOn:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     rank: str = "64"
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RUNNING:
+            raise SpecError(
+                f"rule {self.rule!r} has no running form; use MergeAfter, or one of: {', '.join(_RUNNING)}"
+            )
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the running merge, and the scaled one if they differ, from the second task on."""

@@ -13,6 +13,7 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import Load, attach_stored
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.dynamics import Together
+from contpeft.adapters.folded import Fold
 from contpeft.adapters.fusion import FUSION, members_of
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
 from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of
@@ -149,20 +150,26 @@ class Composer:
             return made
         return Composed(self._model, self.guests(part, load, lent))
 
-    def guests(self, part: Part, load: Load, lent: ExitStack, dropped: Collection[int] = ()) -> list[Guest]:
+    def guests(self, part: Part, load: Load, lent: ExitStack) -> list[Guest]:
         """Returns what answers for ``part``, the lowest first; nothing is in the model.
 
         Args:
             part: the composition.
             load: gives a version's entry and weights.
             lent: gives back what was borrowed.
-            dropped: layers without adapters.
         """
+        return self._guests(part, load, lent, (), lowest=True)
+
+    def _guests(
+        self, part: Part, load: Load, lent: ExitStack, dropped: Collection[int], *, lowest: bool
+    ) -> list[Guest]:
         if isinstance(part, Stack):
-            return [guest for each in part.parts for guest in self.guests(each, load, lent, dropped)]
+            parts = enumerate(part.parts)
+            each = [self._guests(p, load, lent, dropped, lowest=lowest and not n) for n, p in parts]
+            return [guest for guests in each for guest in guests]
         if isinstance(part, Drop):
-            return self.guests(part.part, load, lent, {*dropped, *part.layers})
-        made = self._made(part, load, lent)
+            return self._guests(part.part, load, lent, {*dropped, *part.layers}, lowest=lowest)
+        made = self._made(part, load, lent, lowest=lowest)
         for guest in made:
             guest.dropped = dropped
         return made
@@ -195,9 +202,9 @@ class Composer:
             )
         return state
 
-    def _made(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack) -> list[Guest]:
+    def _made(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack, *, lowest: bool) -> list[Guest]:
         if isinstance(part, Sum):
-            return [self._sum(part, load, lent)]
+            return self._sum(part, load, lent, lowest=lowest)
         if isinstance(part, Fuse):
             self._check_fused(part, load)
         made = self._borrowed(part.fusion if isinstance(part, Fuse) else part.ref, load, lent)
@@ -220,14 +227,25 @@ class Composer:
                 + (f", it is over {', '.join(over)}" if over else f"; it is of kind {state.kind!r}")
             )
 
-    def _sum(self, total: Sum, load: Load, lent: ExitStack) -> Guest:
+    def _sum(self, total: Sum, load: Load, lent: ExitStack, *, lowest: bool) -> list[Guest]:
+        kind = load(total.parts[0][0])[1].kind
+        if lowest and kind not in BOTTLENECKS:
+            return self._folded(total, load)
         loaded = [load(ref) for ref, _ in total.parts]
         for version, _ in loaded:
             self._check(version)
         weights = [weight for _, weight in total.parts]
-        kinds = {state.kind for _, state in loaded}
-        if not kinds <= {*BOTTLENECKS} or len(kinds) > 1:
-            stack = StackedLora([state for _, state in loaded], next(self._model.parameters()).device)
-            return Beside(stack, weights)
-        made = [cast(Attachment, self._borrowed(ref, load, lent)) for ref, _ in total.parts]
-        return InPlace(summed_sites(made, weights), paths_of(self._model), kinds.pop())
+        if kind in BOTTLENECKS and all(state.kind == kind for _, state in loaded):
+            made = [cast(Attachment, self._borrowed(ref, load, lent)) for ref, _ in total.parts]
+            return [InPlace(summed_sites(made, weights), paths_of(self._model), kind)]
+        stack = StackedLora([state for _, state in loaded], next(self._model.parameters()).device)
+        return [Beside(stack, weights)]
+
+    def _folded(self, total: Sum, load: Load) -> list[Guest]:
+        """Folds one adapter after another; one that is folded is not held any more."""
+        fold = Fold(self._model)
+        for ref, weight in total.parts:
+            version, state = load(ref)
+            self._check(version)
+            fold.add(state, weight)
+        return fold.guests()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -281,7 +281,8 @@ class AdaptedModel:
                 if not isinstance(composition, Base):
                     if load is None:
                         raise SpecError(f"applying {composition} needs a store to load it from")
-                    once = cache(load)  # what computes and what answers may be one version
+                    # What computes last and what answers may be one version; more are not held.
+                    once = lru_cache(maxsize=1)(load)
                     self.attachment = self._composer.composed(composition, once, lent)
                     self.load_head(self._composer.answering_head(composition, once))
                 yield

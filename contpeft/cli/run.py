@@ -86,7 +86,7 @@ def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, An
 
 
 def _print_result(result: RunResult) -> None:
-    from contpeft.experiments.report import comparison_table, matrix_table
+    from contpeft.experiments.report import comparison_table, matrix_table, stage_table
     from contpeft.experiments.report.scale import scale_of
     from contpeft.experiments.report.tables import COPIED, PROTOCOL_TITLES
 
@@ -100,6 +100,11 @@ def _print_result(result: RunResult) -> None:
     for protocol in protocols:
         print_lines(["", f"{result.run}, {PROTOCOL_TITLES[protocol]}: {unit}"])
         _print_table(comparison_table(result, protocol))
+    for protocol in protocols:
+        stages = stage_table(result, protocol)
+        if stages.rows:
+            print_lines(["", f"which stage forgets, {PROTOCOL_TITLES[protocol]}: {unit}"])
+            _print_table(stages)
 
 
 def _print_table(table: Table) -> None:

@@ -17,12 +17,12 @@ from contpeft.digest import json_digest
 from contpeft.errors import UsageError
 from contpeft.experiments.config import Experiment
 from contpeft.experiments.examples import Examples
-from contpeft.experiments.guests import provisional
 from contpeft.experiments.lending import check_heads, with_head
 from contpeft.experiments.task_rows import TaskRows, answerable, rows_of, some_of
 from contpeft.spec import AdapterState, BaseModel, Part, Protocol, Score, Single, Version
 from contpeft.store import AdapterStore
 from contpeft.strategies import Answerer, Features, as_classifier, composition_key
+from contpeft.strategies.provisional import provisional
 
 __all__ = ["Evaluation"]
 

@@ -1,13 +1,24 @@
 """Continual-learning methods as recipes of six small parts on one interface; routing lives here."""
 
 from contpeft.strategies.about import About
-from contpeft.strategies.answers import ByStatistics, Latest, RouteByStatistics
-from contpeft.strategies.consolidate import Freeze, GatherStatistics, Then
+from contpeft.strategies.answers import ByStatistics, Latest, Merged, RouteByStatistics
+from contpeft.strategies.consolidate import (
+    BestMerge,
+    Freeze,
+    GatherStatistics,
+    KeepRows,
+    MergeAfter,
+    MergeEma,
+    MergeFactors,
+    MergeOn,
+    RepairMerge,
+    Then,
+)
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, recipe_digest, state_key
-from contpeft.strategies.init import Fresh, FromLast, HeadOnly, NoAdapter, OnTop
+from contpeft.strategies.init import Fresh, FromLast, FromMerged, HeadOnly, NoAdapter, OnTop, Orthonormal
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import Plus
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
@@ -20,6 +31,7 @@ __all__ = [
     "About",
     "Answerer",
     "Answers",
+    "BestMerge",
     "ByStatistics",
     "Classifier",
     "Consolidate",
@@ -31,19 +43,28 @@ __all__ = [
     "Freeze",
     "Fresh",
     "FromLast",
+    "FromMerged",
     "GatherStatistics",
     "Head",
     "HeadOnly",
     "Init",
+    "KeepRows",
     "Latest",
     "Linear",
+    "MergeAfter",
+    "MergeEma",
+    "MergeFactors",
+    "MergeOn",
+    "Merged",
     "NoAdapter",
     "OnTop",
+    "Orthonormal",
     "Own",
     "Penalty",
     "Plus",
     "Projection",
     "Recipe",
+    "RepairMerge",
     "RouteByStatistics",
     "Slow",
     "Then",

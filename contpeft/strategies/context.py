@@ -124,12 +124,13 @@ class Context:
 
     @property
     def adapters(self) -> tuple[Version, ...]:
-        """What this way's earlier steps trained, oldest first; what they remembered left out."""
+        """What this way's earlier steps trained, oldest first; what they remembered or merged left out."""
         return self.adapters_with(())
 
     def adapters_with(self, registered: Sequence[Version]) -> tuple[Version, ...]:
         """Returns what this way trained, with what was registered just now."""
-        return tuple(version for version in (*self.history, *registered) if version.adapts)
+        known = (*self.history, *registered)
+        return tuple(version for version in known if version.adapts and version.origin != "fused")
 
     @cached_property
     def previous(self) -> tuple[Version, AdapterState] | None:

@@ -115,17 +115,17 @@ class Answerer:
             SpecError: if the head does not know its labels.
             BaseMismatchError: if a version was trained on another base model.
         """
-        loaded = {ref: self._load(ref) for ref in single.refs()}
+        held = {single.answering: self._load(single.answering)}  # of a long sum no more than this
 
         def load(ref: str) -> tuple[Version, AdapterState]:
-            return loaded[ref] if ref in loaded else self._load(ref)  # what a fusion is over
+            return held[ref] if ref in held else self._load(ref)
 
-        if isinstance(single, Single) and loaded[single.ref][0].kind == "statistics":
+        if isinstance(single, Single) and load(single.ref)[0].kind == "statistics":
             if single.head is not None:
                 raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
             statistics = self._statistics_head(single.ref)
             return statistics(self._features.base(inputs, digest)), statistics.classes
-        head = loaded[single.answering][1].head
+        head = held[single.answering][1].head
         if head is None or not head.classes:
             raise SpecError(f"the head of {single.answering} does not know the labels of its outputs")
         with self._adapted.applied(single, load):

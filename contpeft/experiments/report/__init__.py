@@ -11,6 +11,7 @@ from contpeft.experiments.report.lineage import lineage_picture
 from contpeft.experiments.report.page import write_report
 from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
 from contpeft.experiments.report.spectra import inspection_picture
+from contpeft.experiments.report.stages import stage_table
 from contpeft.experiments.report.tables import (
     Table,
     aggregate_table,
@@ -38,6 +39,7 @@ __all__ = [
     "lineage_picture",
     "lineage_table",
     "matrix_table",
+    "stage_table",
     "task_curves",
     "write_report",
 ]

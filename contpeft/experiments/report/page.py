@@ -19,6 +19,7 @@ from contpeft.experiments.report.heatmaps import heat_map, heat_map_grid
 from contpeft.experiments.report.lineage import lineage_picture
 from contpeft.experiments.report.result import RunResult, WayResult
 from contpeft.experiments.report.scale import UNDEFINED, scale_of
+from contpeft.experiments.report.stages import stage_table
 from contpeft.experiments.report.tables import (
     COPIED,
     PROTOCOL_MEANINGS,
@@ -101,6 +102,7 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
         best={protocol: best_cells(result, protocol) for protocol in result.protocols},
         definitions=DEFINITIONS,
         comparisons={protocol: comparison_table(result, protocol) for protocol in result.protocols},
+        stages={protocol: stage_table(result, protocol) for protocol in result.protocols},
         matrix=lambda way, protocol: matrix_table(result, way, protocol),
         tint=tint,
         lineage=lineage_table(result),

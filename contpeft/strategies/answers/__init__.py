@@ -2,5 +2,6 @@
 
 from contpeft.strategies.answers.by_statistics import ByStatistics, RouteByStatistics
 from contpeft.strategies.answers.latest import Latest, Stacked
+from contpeft.strategies.answers.merged import Merged
 
-__all__ = ["ByStatistics", "Latest", "RouteByStatistics", "Stacked"]
+__all__ = ["ByStatistics", "Latest", "Merged", "RouteByStatistics", "Stacked"]

@@ -1,7 +1,25 @@
 """Parts: what happens once a task is learnt."""
 
+from contpeft.strategies.consolidate.best_merge import BestMerge
 from contpeft.strategies.consolidate.freeze import Freeze
+from contpeft.strategies.consolidate.keep_rows import KeepRows
+from contpeft.strategies.consolidate.merge_after import MergeAfter
+from contpeft.strategies.consolidate.merge_ema import MergeEma
+from contpeft.strategies.consolidate.merge_factors import MergeFactors
+from contpeft.strategies.consolidate.merge_on import MergeOn
+from contpeft.strategies.consolidate.repair_merge import RepairMerge
 from contpeft.strategies.consolidate.statistics import GatherStatistics
 from contpeft.strategies.consolidate.then import Then
 
-__all__ = ["Freeze", "GatherStatistics", "Then"]
+__all__ = [
+    "BestMerge",
+    "Freeze",
+    "GatherStatistics",
+    "KeepRows",
+    "MergeAfter",
+    "MergeEma",
+    "MergeFactors",
+    "MergeOn",
+    "RepairMerge",
+    "Then",
+]

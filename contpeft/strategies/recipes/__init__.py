@@ -6,12 +6,14 @@ from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
+from contpeft.strategies.recipes.merging import MERGING
 
-__all__ = ["BOUNDS", "FAMILIES", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "FAMILIES", "ISOLATION", "MERGING", "RECIPES", "find_recipe"]
 
 FAMILIES: dict[str, dict[str, Recipe]] = {
     "bounds": BOUNDS,
     "isolation": ISOLATION,
+    "merging": MERGING,
 }
 """The recipes by what they have in common."""
 

@@ -1,0 +1,62 @@
+"""What parts that merge adapters between tasks have in common: how merges are named, found and registered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from contpeft.spec import AdapterState, Parent, Version
+from contpeft.strategies.context import Context
+
+__all__ = ["MERGED", "answering_merge", "line_of", "register", "running_merge"]
+
+MERGED: Final = "merged"
+"""The part of a way's line that holds what merging came to; other parts hold what is made of that."""
+
+
+def line_of(context: Context, part: str) -> str:
+    """Returns the name that one part's merges are versions of."""
+    return f"{context.line or context.task.name}.{part}"
+
+
+def answering_merge(versions: Sequence[Version]) -> Version | None:
+    """Returns the last merge among versions, which is the one that answers; None if nothing was merged."""
+    return next((version for version in reversed(versions) if version.origin == "fused"), None)
+
+
+def running_merge(context: Context) -> Version | None:
+    """Returns what the earlier tasks' adapters were merged into; None before the second task is learnt.
+
+    It is looked up in what the way's finished steps registered: what a step that was killed had left in the
+    store is passed over.
+    """
+    name = line_of(context, MERGED)
+    return next((v for v in reversed(context.history) if v.name == name and v.origin == "fused"), None)
+
+
+def register(
+    context: Context,
+    part: str,
+    state: AdapterState,
+    parents: Sequence[Parent],
+    recipe: Mapping[str, Any],
+) -> Version:
+    """Registers a merge as the next version of one part's line.
+
+    Args:
+        context: the task after which it is made.
+        part: whose line it belongs to.
+        state: the merged adapter.
+        parents: what it is made of.
+        recipe: how it is made again.
+    """
+    return context.store.register(
+        line_of(context, part),
+        state,
+        base=context.adapted.base,
+        origin="fused",
+        parents=parents,
+        recipe=recipe,
+        run=context.run,
+        task=context.task.name,
+    )

@@ -140,6 +140,11 @@ class ContinualAdapter(L.Callback):
             raise UnsupportedError(
                 "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
             )
+        if self.recipe.after is not None:
+            raise UnsupportedError(
+                "this recipe trains in two stages and a fit is one of them; run it with `contpeft run`, or "
+                "make the second stage a callback of its own, such as FusionStage"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: primitives only."""

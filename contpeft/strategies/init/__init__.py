@@ -2,7 +2,9 @@
 
 from contpeft.strategies.init.fresh import Fresh
 from contpeft.strategies.init.from_last import FromLast
+from contpeft.strategies.init.fuse_all import FuseAll
 from contpeft.strategies.init.no_adapter import HeadOnly, NoAdapter
 from contpeft.strategies.init.on_top import OnTop, stack_of
+from contpeft.strategies.init.pooled import Pooled
 
-__all__ = ["Fresh", "FromLast", "HeadOnly", "NoAdapter", "OnTop", "stack_of"]
+__all__ = ["Fresh", "FromLast", "FuseAll", "HeadOnly", "NoAdapter", "OnTop", "Pooled", "stack_of"]

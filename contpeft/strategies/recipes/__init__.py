@@ -5,13 +5,17 @@ from __future__ import annotations
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
+from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
+from contpeft.strategies.recipes.prompts import PROMPTS
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "FUSIONS", "ISOLATION", "PROMPTS", "RECIPES", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
+    **FUSIONS,
     **ISOLATION,
+    **PROMPTS,
 }
 
 

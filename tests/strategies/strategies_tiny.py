@@ -130,6 +130,7 @@ class Way:
         module, data = context.adapted.module, training(context.task.classes)
         classes = self.recipe.head.classes(context)
         optimizer = torch.optim.Adam(context.adapted.train_only(), lr=0.02)
+        context.adapted.set_base_mode(training=False)
         starts = [*range(0, len(data.labels), 8)] * passes
         context.steps.planned = len(starts)
         for start in starts:

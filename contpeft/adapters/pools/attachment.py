@@ -73,9 +73,9 @@ class PoolAttachment(Attached):
             raise UnsupportedError(
                 f"{type(self._backbone).__name__} has a pool in it already; one is all it takes"
             )
-        self._backbone.add_module(_CHILD, self.banks)
-        for slot in self._slots.values():
+        for slot in self._slots.values():  # the first refuses if any does
             slot.open()
+        self._backbone.add_module(_CHILD, self.banks)
         self._hooks = [
             self._backbone.register_forward_pre_hook(self._before, with_kwargs=True),
             self._backbone.register_forward_hook(self._after, always_call=True),

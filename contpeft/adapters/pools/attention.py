@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -42,8 +43,12 @@ class Slot:
     pair: tuple[Tensor, Tensor] | None = None
     read: bool = False
 
-    def __post_init__(self) -> None:
-        """Raises :class:`UnsupportedError` for attention that masks in a way not known here."""
+    def open(self) -> None:
+        """Lets the module ask here.
+
+        Raises:
+            UnsupportedError: if its attention masks in a way that is not known here.
+        """
         self._config: Any = cast(Any, self.module).config
         name = self._config._attn_implementation
         if name not in _KNOWN:
@@ -55,9 +60,6 @@ class Slot:
         self.attend: Callable[..., Any] = (
             cast(Any, usual).eager_attention_forward if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
         )
-
-    def open(self) -> None:
-        """Lets the module ask here."""
         changed = copy.deepcopy(self._config)
         changed._attn_implementation = _NAME
         self.module.config = changed
@@ -117,6 +119,8 @@ def _prefixed(
         key = torch.cat([keys.to(key), key], dim=2)
         value = torch.cat([values.to(value), value], dim=2)
         attention_mask = longer(attention_mask, keys.shape[2])
+        if told.get("position_bias") is not None:
+            told["position_bias"] = F.pad(told["position_bias"], (keys.shape[2], 0))
     return slot.attend(module, query, key, value, attention_mask, **told)
 
 

@@ -36,7 +36,7 @@ class Bank(nn.Module):
         self.nearness: Tensor | None = None
         self._names = sorted(tensors)
         with torch.inference_mode(False):
-            for name, rows in tensors.items():
+            for name, rows in sorted(tensors.items()):
                 rows = rows.detach().clone()
                 self.register_buffer(f"frozen_{name}", rows[: -options.components])
                 self.register_parameter(name, nn.Parameter(rows[-options.components :]))

@@ -91,7 +91,7 @@ def _more(bank: BankOptions, tensors: Mapping[str, Tensor], generator: Generator
     draw = _orthogonal if bank.weighting == "attended" else _random
     return {
         name: torch.cat([rows, draw(name, rows, bank.components, generator)])
-        for name, rows in tensors.items()
+        for name, rows in sorted(tensors.items())  # as they are drawn
     }
 
 

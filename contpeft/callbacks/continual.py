@@ -136,7 +136,7 @@ class ContinualAdapter(L.Callback):
         self._make_context = context or self._own_context
         self._patches = Patches()
         self._fit = _Fit()
-        if not self.recipe.init.trains(0):
+        if context is None and not self.recipe.init.trains(0):
             raise UnsupportedError(
                 "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
             )

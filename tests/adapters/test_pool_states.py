@@ -62,7 +62,9 @@ def test_a_pool_begins_at_right_angles_and_its_dependence_is_the_sum_of_squares(
 def test_more_components_than_directions_are_refused() -> None:
     bank = BankOptions("attended", layers=(0, 1), length=1, components=9)
     state = fresh_pool(MODEL, [bank], drawn())
-    with pytest.raises(SpecError, match=r"9 \+ 9 components are more than the 16 directions of their keys"):
+    with pytest.raises(
+        SpecError, match=r"9 \+ 9 components are more than the 16 directions of their attention"
+    ):
         grown_pool(state, drawn())
 
 
@@ -107,6 +109,13 @@ def test_what_earlier_tasks_trained_stays_bit_for_bit(name: str) -> None:
                 rows, before = after[f"{number}.{each}"], state.tensors[f"{number}.{each}"]
                 assert torch.equal(rows[:frozen], before[:frozen])
                 assert not torch.equal(rows[frozen:], before[frozen:])
+
+
+def test_what_is_drawn_does_not_hang_on_the_order_of_stored_tensors() -> None:
+    state = fresh_pool(MODEL, BANKS["attended"], drawn())
+    turned = AdapterState(state.kind, state.config, dict(reversed(state.tensors.items())))
+    one, other = (grown_pool(each, drawn(1)).tensors for each in (state, turned))
+    assert all(torch.equal(one[name], each) for name, each in other.items())
 
 
 def test_only_banks_that_grow_get_components() -> None:

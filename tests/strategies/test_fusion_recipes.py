@@ -9,7 +9,7 @@ import torch
 from strategies_tiny import TASKS, Classifier, Way, examples, learnt, same
 
 from contpeft.adapters import AdaptedModel
-from contpeft.adapters.fusion import FusionAttachment
+from contpeft.adapters.fusion import FusionAttachment, FusionOptions
 from contpeft.callbacks import ContinualAdapter
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Parallel, Parent, Single
@@ -105,6 +105,30 @@ def test_fusions_of_earlier_tasks_answer_bit_for_bit_as_they_did(store: AdapterS
     before = scores()
     way.learn(2)
     assert torch.equal(scores(), before)
+
+
+def test_every_token_shares_itself_out_among_all_adapters(store: AdapterStore) -> None:
+    way = learnt(store, find_recipe("fusion-task-agnostic"))
+    context = way.context(2)
+    with context.adapted.applied(Single("way.fusion@2"), context.load):
+        fusion = context.adapted.attachment
+        assert isinstance(fusion, FusionAttachment)
+        fusion.watch()
+        context.features.scores([tuple(range(6))])
+        weights = torch.stack(list(fusion.attention().values()))
+    assert weights.shape == (4, 1, 6, 3)
+    assert weights.min() >= 0
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 1, 6))
+
+
+def test_a_regulariser_that_is_off_is_none(store: AdapterStore) -> None:
+    recipe = find_recipe("fusion-per-task")
+    off = replace(recipe.after, init=FuseAll(options=FusionOptions(regularization=False)))
+    for line, stage in (("off", off), ("none", replace(off, penalty=None)), ("on", recipe.after)):
+        learnt(store, replace(recipe, after=stage), tasks=2, line=line)
+    off_tensors, none, on = (store.load(f"{line}.two-fusion@1").tensors for line in ("off", "none", "on"))
+    assert same(off_tensors, none)
+    assert not same(on, none)
 
 
 @pytest.mark.parametrize("name", NAMES)

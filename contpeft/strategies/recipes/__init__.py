@@ -9,14 +9,17 @@ from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.prompts import PROMPTS
 
-__all__ = ["BOUNDS", "FUSIONS", "ISOLATION", "PROMPTS", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "FAMILIES", "FUSIONS", "ISOLATION", "PROMPTS", "RECIPES", "find_recipe"]
 
-RECIPES: dict[str, Recipe] = {
-    **BOUNDS,
-    **FUSIONS,
-    **ISOLATION,
-    **PROMPTS,
+FAMILIES: dict[str, dict[str, Recipe]] = {
+    "bounds": BOUNDS,
+    "fusion": FUSIONS,
+    "isolation": ISOLATION,
+    "prompts": PROMPTS,
 }
+"""The recipes by what they have in common."""
+
+RECIPES: dict[str, Recipe] = {name: recipe for family in FAMILIES.values() for name, recipe in family.items()}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -15,6 +15,7 @@ from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
 from contpeft.adapters.methods import make_config
 from contpeft.adapters.naming import method_of
+from contpeft.adapters.pools import POOL, PoolAttachment
 from contpeft.adapters.presets import UNION, expanded, parts_of
 from contpeft.adapters.prompts import PROMPT_METHODS, is_prompt
 from contpeft.adapters.prompts.attachment import PromptAttachment
@@ -75,6 +76,8 @@ def attach_stored(
         return _stored_union(model, state, spec)
     if state.kind in PROMPT_METHODS:
         return PromptAttachment.from_state(model, state)
+    if state.kind == POOL:
+        return PoolAttachment(model, state)
     if state.kind != FUSION:
         return _trained_as(Attachment.from_state(model, state), spec, fresh=False)
     if load is None:

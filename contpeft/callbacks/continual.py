@@ -136,9 +136,14 @@ class ContinualAdapter(L.Callback):
         self._make_context = context or self._own_context
         self._patches = Patches()
         self._fit = _Fit()
-        if not self.recipe.init.trains(0):
+        if context is None and not self.recipe.init.trains(0):
             raise UnsupportedError(
                 "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
+            )
+        if self.recipe.after is not None:
+            raise UnsupportedError(
+                "this recipe trains in two stages and a fit is one of them; run it with `contpeft run`, or "
+                "make the second stage a callback of its own, such as FusionStage"
             )
 
     def state_dict(self) -> dict[str, Any]:

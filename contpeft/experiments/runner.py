@@ -62,7 +62,10 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None) -> 
 
 @dataclass(frozen=True)
 class _Task:
-    """One task learnt one way: index in the stream, what is learnt, and what was registered before."""
+    """One task learnt one way: index in the stream, what is learnt, and what was registered before.
+
+    Of a recipe of several stages it is one of them; what the stages before have registered is history, too.
+    """
 
     way: str
     recipe: Recipe
@@ -70,6 +73,7 @@ class _Task:
     data: TaskData
     history: tuple[Version, ...]
     progress: Progress
+    stage: int = 0
 
 
 class _Sequence:
@@ -121,7 +125,8 @@ class _Sequence:
 
     def _batches(self, recipe: Recipe, step: int, data: TaskData) -> int:
         batches = math.ceil(len(data.train) / self._experiment.batch_size)
-        return self._experiment.max_epochs * batches if recipe.init.trains(step) else 0
+        trained = sum(stage.init.trains(step) for stage in recipe.stages(step))
+        return self._experiment.max_epochs * batches * trained
 
     def _run_way(self, way: str, recipe: Recipe) -> None:
         finished = {step.step: step for step in self._store.steps(self._experiment.name, way)}
@@ -152,10 +157,15 @@ class _Sequence:
     def _run_step(self, step: _Task) -> tuple[Version, ...]:
         """Learns one task, measures, and writes it all down; returns what was registered."""
         started = time.monotonic()
-        learn = self._train if step.recipe.init.trains(step.index) else self._observe
-        context, registered, scores = learn(step)
+        registered: tuple[Version, ...] = ()
+        scores: list[Score] = []
+        for stage in self._stages(step):
+            learn = self._train if stage.recipe.init.trains(stage.index) else self._observe
+            own = replace(stage, history=step.history + registered)
+            context, made, told = learn(own)
+            registered, scores = registered + made, scores + told
         self._observer(replace(step.progress, phase="evaluate"))
-        answers = step.recipe.route(context, registered)
+        answers = own.recipe.route(context, made)
         scores += self._measure(step.way, context).after(step.index, answers)
         self._store.finish_step(
             self._experiment.name,
@@ -169,6 +179,16 @@ class _Sequence:
             detail={"recipe": recipe_digest(step.recipe)},
         )
         return registered
+
+    def _stages(self, step: _Task) -> list[_Task]:
+        """Returns the step once for each stage, which goes on counting batches where the last one ends."""
+        stages, done = [], step.progress.done
+        for number, recipe in enumerate(step.recipe.stages(step.index)):
+            stages.append(
+                replace(step, recipe=recipe, stage=number, progress=replace(step.progress, done=done))
+            )
+            done += self._batches(recipe, step.index, step.data)
+        return stages
 
     def _observe(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
         """Lets a recipe that trains nothing look at the task."""
@@ -187,7 +207,8 @@ class _Sequence:
         )
         starts = StartScores(lambda: self._measure(step.way, continual.context), step.recipe, step.data)
         watch = ProgressCallback(self._observer, step.progress)
-        module, trainer = self._fresh(step, [continual, starts, watch])
+        first: list[L.Callback] = [] if step.stage else [starts]  # what comes later has seen the task
+        module, trainer = self._fresh(step, [continual, *first, watch])
         classes = step.recipe.head.classes(self._context(step, AdaptedModel.of(module)))
         loader = self._loader(step.data, classes, as_classifier(module, "a task sequence"))
         try:

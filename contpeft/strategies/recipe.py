@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +38,7 @@ class Recipe:
         what: the idea in one line.
         paper: where it was published; empty for what has no one source.
         serves: the scenarios it can serve.
+        after: a second stage, trained on the same rows once what this one registers is there; None for none.
     """
 
     init: Init = field(default_factory=Fresh)
@@ -50,6 +51,7 @@ class Recipe:
     what: str = field(default="", compare=False)
     paper: str = field(default="", compare=False)
     serves: frozenset[Scenario] = frozenset(SCENARIOS)
+    after: Recipe | None = None
 
     def start(self, context: Context) -> None:
         """Attaches the adapter and puts the head in place."""
@@ -74,10 +76,18 @@ class Recipe:
         """Returns the compositions that answer after this task, the main one first."""
         return self.answers.route(context, registered)
 
+    def stages(self, step: int) -> tuple[Recipe, ...]:
+        """Returns what is learnt for the stream's task number ``step``, one after the other.
+
+        A later stage that has nothing to train then is left out; the last one answers.
+        """
+        later = () if self.after is None else self.after.stages(step)
+        return (replace(self, after=None), *(stage for stage in later if stage.init.trains(step)))
+
     def parts(self) -> dict[str, tuple[Any, ...]]:
-        """Returns the parts of each kind, those of a combination one by one."""
-        kinds = (each.name for each in fields(self) if each.name in _KINDS)
-        return {kind: tuple(parts_in(getattr(self, kind))) for kind in kinds}
+        """Returns the parts of each kind, those of a combination one by one, of all stages."""
+        later = {} if self.after is None else self.after.parts()
+        return {kind: (*parts_in(getattr(self, kind)), *later.get(kind, ())) for kind in _KINDS}
 
     def needs(self) -> frozenset[Need]:
         """Returns what its parts cannot do without."""

@@ -101,7 +101,16 @@ class Way:
         return context
 
     def learn(self, step: int, tasks: Sequence[Task] = TASKS) -> tuple[Version, ...]:
-        """Learns a task as the callback does; returns what it registered."""
+        """Learns a task as the runner does, stage by stage; returns what it registered."""
+        known, whole = len(self.history), self.recipe
+        for self.recipe in whole.stages(step):
+            answers = self._learn(step, tasks)
+        self.recipe = whole
+        self.answers.append(answers)
+        return self.history[known:]
+
+    def _learn(self, step: int, tasks: Sequence[Task]) -> dict[str, Composition]:
+        """Learns a stage as the callback does; returns who answers."""
         context = self.started(step, tasks)
         trained = None
         if self.recipe.init.trains(step):
@@ -114,14 +123,14 @@ class Way:
                 task=context.task.name,
             )
         registered = self.recipe.end(context, trained)
-        self.answers.append(self.recipe.route(context, registered))
         self.history += registered
-        return registered
+        return self.recipe.route(context, registered)
 
     def train(self, context: Context, passes: int = 3) -> None:
         module, data = context.adapted.module, training(context.task.classes)
         classes = self.recipe.head.classes(context)
         optimizer = torch.optim.Adam(context.adapted.train_only(), lr=0.02)
+        context.adapted.set_base_mode(training=False)
         starts = [*range(0, len(data.labels), 8)] * passes
         context.steps.planned = len(starts)
         for start in starts:

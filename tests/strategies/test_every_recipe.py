@@ -13,11 +13,12 @@ from contpeft.errors import UnsupportedError
 from contpeft.spec import SCENARIOS
 from contpeft.store import AdapterStore
 from contpeft.strategies import RECIPES, Cosine, Linear, Own, Recipe, find_recipe
+from contpeft.strategies.recipes import PROMPTS
 
 # Whose adapter does not start at nothing, or whose head is fitted after training: told in their docstrings.
-STARTS_ELSEWHERE: frozenset[str] = frozenset()
+STARTS_ELSEWHERE: frozenset[str] = frozenset(PROMPTS)
 # Whose first adapter is not the plain one: none at all, another start, frozen factors, prompts.
-OTHER_FIRST: frozenset[str] = frozenset({"frozen-heads", "frozen-heads-linear"})
+OTHER_FIRST: frozenset[str] = frozenset({"frozen-heads", "frozen-heads-linear", *PROMPTS})
 IN_STEPS = [name for name, recipe in RECIPES.items() if not recipe.joint]
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.init.trains(0)]
 

@@ -1,7 +1,15 @@
 """Parts: which compositions answer after a task."""
 
 from contpeft.strategies.answers.by_statistics import ByStatistics, RouteByStatistics
+from contpeft.strategies.answers.by_task import ByTask
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.merged import Merged
 
-__all__ = ["ByStatistics", "Latest", "Merged", "RouteByStatistics", "Stacked"]
+__all__ = [
+    "ByStatistics",
+    "ByTask",
+    "Latest",
+    "Merged",
+    "RouteByStatistics",
+    "Stacked",
+]

@@ -1,5 +1,7 @@
 """Parts: a term added to the loss of every batch."""
 
+from contpeft.strategies.penalty.near_keys import NearKeys
+from contpeft.strategies.penalty.orthogonal_components import OrthogonalComponents
 from contpeft.strategies.penalty.plus import Plus
 
-__all__ = ["Plus"]
+__all__ = ["NearKeys", "OrthogonalComponents", "Plus"]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
+from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
+from contpeft.strategies.recipes.prompts import PROMPTS
 
-__all__ = ["BOUNDS", "FAMILIES", "ISOLATION", "MERGING", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "FAMILIES", "FUSIONS", "ISOLATION", "MERGING", "PROMPTS", "RECIPES", "find_recipe"]
 
 FAMILIES: dict[str, dict[str, Recipe]] = {
     "bounds": BOUNDS,
     "isolation": ISOLATION,
     "merging": MERGING,
+    "prompts": PROMPTS,
+    "fusion": FUSIONS,
 }
 """The recipes by what they have in common."""
 

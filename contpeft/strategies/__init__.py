@@ -2,16 +2,25 @@
 
 from contpeft.strategies.about import About
 from contpeft.strategies.answers import ByStatistics, Latest, RouteByStatistics
-from contpeft.strategies.consolidate import Freeze, GatherStatistics, Then
+from contpeft.strategies.consolidate import Freeze, GatherStatistics, ProtectInputs, Then
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, state_key
-from contpeft.strategies.init import Fresh, FromLast, HeadOnly, NoAdapter, OnTop
+from contpeft.strategies.init import (
+    DesignedSubspace,
+    Fresh,
+    FromLast,
+    HeadOnly,
+    NoAdapter,
+    OffProtected,
+    OnTop,
+    ResidualGradient,
+)
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import Plus
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Each, Slow
+from contpeft.strategies.projection import Each, ProjectUpdate, Slow
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 
@@ -25,6 +34,7 @@ __all__ = [
     "Consolidate",
     "Context",
     "Cosine",
+    "DesignedSubspace",
     "Each",
     "FeatureCache",
     "Features",
@@ -38,12 +48,16 @@ __all__ = [
     "Latest",
     "Linear",
     "NoAdapter",
+    "OffProtected",
     "OnTop",
     "Own",
     "Penalty",
     "Plus",
+    "ProjectUpdate",
     "Projection",
+    "ProtectInputs",
     "Recipe",
+    "ResidualGradient",
     "RouteByStatistics",
     "Slow",
     "Then",

@@ -1,8 +1,21 @@
 """Parts: how a task's adapter starts."""
 
+from contpeft.strategies.init.designed_subspace import DesignedSubspace
 from contpeft.strategies.init.fresh import Fresh
 from contpeft.strategies.init.from_last import FromLast
 from contpeft.strategies.init.no_adapter import HeadOnly, NoAdapter
+from contpeft.strategies.init.off_protected import OffProtected
 from contpeft.strategies.init.on_top import OnTop, stack_of
+from contpeft.strategies.init.residual_gradient import ResidualGradient
 
-__all__ = ["Fresh", "FromLast", "HeadOnly", "NoAdapter", "OnTop", "stack_of"]
+__all__ = [
+    "DesignedSubspace",
+    "Fresh",
+    "FromLast",
+    "HeadOnly",
+    "NoAdapter",
+    "OffProtected",
+    "OnTop",
+    "ResidualGradient",
+    "stack_of",
+]

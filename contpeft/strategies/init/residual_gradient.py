@@ -77,8 +77,9 @@ class ResidualGradient(OnTop):
         rows = F.normalize(means, dim=1).to(context.adapted.device)
         numbers = torch.tensor([context.task.classes.index(label) for label in data.labels])
         batches = context.features.batches(data.inputs)
-        for batch, labels in zip(batches, torch.split(numbers, context.batch_size), strict=True):
-            yield partial(self._loss, context, batch, rows, labels.to(rows.device))
+        for start, batch in zip(range(0, len(numbers), context.batch_size), batches, strict=True):
+            labels = numbers[start : start + context.batch_size].to(rows.device)
+            yield partial(self._loss, context, batch, rows, labels)
 
     def _loss(self, context: Context, batch: Any, rows: Tensor, labels: Tensor) -> Tensor:
         """Returns the sum of the cross entropies of a batch: of cosines ``(B, C)`` to class means."""

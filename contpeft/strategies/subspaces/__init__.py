@@ -1,6 +1,6 @@
 """Subspaces of what layers read: those that earlier tasks need, and what is free beside them."""
 
-from contpeft.strategies.subspaces.energy import Energy, grown, leading_rows, outside
+from contpeft.strategies.subspaces.energy import Energy, grown, leading_rows
 from contpeft.strategies.subspaces.memory import PROTECTED, Protected, check_room, read_moments
 from contpeft.strategies.subspaces.subspace import Subspace
 
@@ -12,6 +12,5 @@ __all__ = [
     "check_room",
     "grown",
     "leading_rows",
-    "outside",
     "read_moments",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contpeft.strategies.subspaces.subspace import Subspace
 
-__all__ = ["Energy", "grown", "leading_rows", "outside"]
+__all__ = ["Energy", "grown", "leading_rows"]
 
 Energy = Literal["cov", "cov2"]
 """What the energy of a second moment is: its eigenvalues, or (InfLoRA's code) their squares."""
@@ -59,13 +59,8 @@ def leading_rows(space: Subspace, matrix: Tensor, rank: int) -> Tensor:
     """
     free = space.free_basis().to(matrix)
     inside = free.mT @ matrix
-    _, vectors = torch.linalg.eigh(inside @ inside.mT)
+    vectors: Tensor = torch.linalg.eigh(inside @ inside.mT).eigenvectors
     return (free @ vectors[:, -rank:].flip(1)).mT
-
-
-def outside(space: Subspace, moment: Tensor) -> float:
-    """Returns ``tr((I - M M^T) S)``: the mean squared length of what is read outside of a subspace."""
-    return float(space.off(moment).trace())
 
 
 def _fewest(values: Tensor, total: Tensor, share: float) -> int:
@@ -74,4 +69,4 @@ def _fewest(values: Tensor, total: Tensor, share: float) -> int:
     real = torch.where(values > noise, values, torch.zeros_like(values))
     # Summed from the smallest: what is left may be tiny beside the total.
     rest = torch.cat([real.flip(0).cumsum(0).flip(0), real.new_zeros(1)])
-    return int((rest > (1 - share) * float(total)).sum())
+    return int((rest > (1 - share) * float(total) + noise).sum())

@@ -96,8 +96,7 @@ def read_moments(context: Context, part: str) -> InputMoments:
     """
     data, modules = context.training_data(part), context.factors(part)
     run = context.features.current
-    with torch.no_grad():
-        return input_moments(context.adapted.model, modules, lambda: run(data.inputs))
+    return input_moments(context.adapted.model, modules, lambda: run(data.inputs))
 
 
 def check_room(space: Subspace, rank: int, module: str) -> None:

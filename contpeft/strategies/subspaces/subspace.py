@@ -84,4 +84,5 @@ class Subspace:
 
 def _beside(basis: Tensor) -> Tensor:
     """Returns an orthonormal basis of the complement of what orthonormal columns span."""
-    return torch.linalg.qr(basis, mode="complete").Q[:, basis.shape[1] :]
+    whole: Tensor = torch.linalg.qr(basis, mode="complete").Q
+    return whole[:, basis.shape[1] :]

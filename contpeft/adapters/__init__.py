@@ -5,6 +5,7 @@ The only room that imports PEFT.
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.class_rows import competing
+from contpeft.adapters.directions import Directions, directions_of
 from contpeft.adapters.factors import Factors, LiveFactors, freeze_down, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
@@ -30,6 +31,7 @@ __all__ = [
     "ClassHead",
     "ClassStatistics",
     "CosineHead",
+    "Directions",
     "Factors",
     "InputMoments",
     "LinearHead",
@@ -43,6 +45,7 @@ __all__ = [
     "check_head",
     "check_spec",
     "competing",
+    "directions_of",
     "find_head",
     "find_model",
     "freeze_down",

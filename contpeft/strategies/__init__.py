@@ -15,6 +15,7 @@ from contpeft.strategies.init import (
     NoAdapter,
     OffProtected,
     OnTop,
+    OrthogonalSubspace,
     ResidualGradient,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
@@ -50,6 +51,7 @@ __all__ = [
     "NoAdapter",
     "OffProtected",
     "OnTop",
+    "OrthogonalSubspace",
     "Own",
     "Penalty",
     "Plus",

@@ -6,6 +6,7 @@ from contpeft.strategies.init.from_last import FromLast
 from contpeft.strategies.init.no_adapter import HeadOnly, NoAdapter
 from contpeft.strategies.init.off_protected import OffProtected
 from contpeft.strategies.init.on_top import OnTop, stack_of
+from contpeft.strategies.init.orthogonal_subspace import OrthogonalSubspace
 from contpeft.strategies.init.residual_gradient import ResidualGradient
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NoAdapter",
     "OffProtected",
     "OnTop",
+    "OrthogonalSubspace",
     "ResidualGradient",
     "stack_of",
 ]

@@ -6,13 +6,15 @@ from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
+from contpeft.strategies.recipes.orthogonal import ORTHOGONAL
 from contpeft.strategies.recipes.subspaces import SUBSPACES
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "SUBSPACES", "find_recipe"]
+__all__ = ["BOUNDS", "ISOLATION", "ORTHOGONAL", "RECIPES", "SUBSPACES", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
     **ISOLATION,
+    **ORTHOGONAL,
     **SUBSPACES,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,17 +22,24 @@ __all__ = ["OrthogonalSubspace"]
 _PART = "training outside singular directions"
 
 
-class _Kept(NamedTuple):
-    """What one step must not change: the first columns of a factor, and any part along ``beside``."""
+@dataclass(frozen=True)
+class _Kept:
+    """What no step may change: the first columns of a factor, and what it has along others.
 
-    factor: Tensor  # (d, n), a view
-    count: int
-    beside: Tensor  # (d, k + count)
+    Attributes:
+        factor: ``(d, n)``, a view of what is trained.
+        stay: how many columns stay.
+        beside: orthonormal ``(d, k + stay)``, what the others stay orthogonal to.
+    """
+
+    factor: Tensor
+    stay: int
+    beside: Tensor
 
     def restore(self, before: Tensor) -> None:
-        moved = self.factor[:, self.count :] - before[:, self.count :]
-        self.factor[:, self.count :].sub_(self.beside @ (self.beside.mT @ moved))
-        self.factor[:, : self.count].copy_(before[:, : self.count])
+        moved = self.factor[:, self.stay :] - before[:, self.stay :]
+        self.factor[:, self.stay :].sub_(self.beside @ (self.beside.mT @ moved))
+        self.factor[:, : self.stay].copy_(before[:, : self.stay])
 
 
 @dataclass(frozen=True)

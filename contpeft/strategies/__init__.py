@@ -6,7 +6,7 @@ from contpeft.strategies.consolidate import Freeze, GatherStatistics, ProtectInp
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
-from contpeft.strategies.identity import composition_key, state_key
+from contpeft.strategies.identity import composition_key, recipe_digest, state_key
 from contpeft.strategies.init import (
     DesignedSubspace,
     Fresh,
@@ -69,6 +69,7 @@ __all__ = [
     "composition_key",
     "evaluating",
     "find_recipe",
+    "recipe_digest",
     "state_key",
     "task_choice",
 ]

@@ -6,17 +6,18 @@ from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
-from contpeft.strategies.recipes.orthogonal import ORTHOGONAL
 from contpeft.strategies.recipes.subspaces import SUBSPACES
 
-__all__ = ["BOUNDS", "ISOLATION", "ORTHOGONAL", "RECIPES", "SUBSPACES", "find_recipe"]
+__all__ = ["BOUNDS", "FAMILIES", "ISOLATION", "RECIPES", "SUBSPACES", "find_recipe"]
 
-RECIPES: dict[str, Recipe] = {
-    **BOUNDS,
-    **ISOLATION,
-    **ORTHOGONAL,
-    **SUBSPACES,
+FAMILIES: dict[str, dict[str, Recipe]] = {
+    "bounds": BOUNDS,
+    "isolation": ISOLATION,
+    "subspaces": SUBSPACES,
 }
+"""The recipes by what they have in common."""
+
+RECIPES: dict[str, Recipe] = {name: recipe for family in FAMILIES.values() for name, recipe in family.items()}
 
 
 def find_recipe(name: str) -> Recipe:

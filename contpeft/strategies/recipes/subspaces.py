@@ -1,13 +1,13 @@
-"""Recipes that learn each task in directions that no earlier task reads."""
+"""Recipes that learn each task in directions that no earlier task needs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from contpeft.strategies.answers import Stacked
+from contpeft.strategies.answers import Latest, Stacked
 from contpeft.strategies.consolidate import ProtectInputs
 from contpeft.strategies.head import Cosine
-from contpeft.strategies.init import DesignedSubspace, OffProtected, ResidualGradient
+from contpeft.strategies.init import DesignedSubspace, OffProtected, OrthogonalSubspace, ResidualGradient
 from contpeft.strategies.projection import ProjectUpdate
 from contpeft.strategies.recipe import Recipe
 
@@ -48,6 +48,15 @@ _KEEPLORA = replace(
     what="An adapter per task, its frozen A the first gradient beside what base and earlier tasks use.",
     paper="KeepLoRA 2026, arXiv 2601.19659",
 )
+_OUTSIDE = OrthogonalSubspace()
+_OSF = Recipe(
+    init=_OUTSIDE,
+    head=Cosine(grow=True, local=True),
+    projection=_OUTSIDE,
+    answers=Latest(),
+    what="Whole weights trained outside singular directions of which more stay with every task.",
+    paper="Nayak et al. 2025, arXiv 2504.07097",
+)
 
 SUBSPACES: dict[str, Recipe] = {
     "inflora": _INFLORA,
@@ -55,4 +64,5 @@ SUBSPACES: dict[str, Recipe] = {
     "gpm-gradient": _GPM_GRADIENT,
     "null-space": _NULL_SPACE,
     "keeplora": _KEEPLORA,
+    "osf": _OSF,
 }

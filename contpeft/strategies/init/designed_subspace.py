@@ -16,7 +16,9 @@ from contpeft.strategies.context import Context
 from contpeft.strategies.init.on_top import OnTop
 from contpeft.strategies.subspaces import Protected, check_room, leading_rows, read_moments
 
-__all__ = ["DesignedSubspace", "set_down"]
+__all__ = ["DesignedSubspace", "freeze_rows", "set_down"]
+
+_PART = "designing a task's subspace"
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,17 @@ class DesignedSubspace(OnTop):
             UnsupportedError: if a layer has fewer free directions than the adapter's rank.
         """
         parents = super().start(context)
-        moments = read_moments(context, "designing a task's subspace")
+        moments = read_moments(context, _PART)
         before = Protected.recalled(context) or Protected.none_yet(moments)
         made: dict[tuple[str, int], Tensor] = {}
-        for module, factors in context.factors("designing a task's subspace").items():
+        for module, factors in context.factors(_PART).items():
             space, rank = before.of(module), len(factors.down)
             check_room(space, rank, module)
             key = moments.readers[module], rank
             if key not in made:
                 made[key] = leading_rows(space, moments.of(module).cpu(), rank)
             set_down(factors.down, made[key])
-        _freeze(context)
+        freeze_rows(context, _PART)
         return parents
 
 
@@ -69,7 +71,13 @@ def set_down(down: Tensor, rows: Tensor) -> None:
         down.copy_(rows / math.sqrt(3))
 
 
-def _freeze(context: Context) -> None:
+def freeze_rows(context: Context, part: str) -> None:
+    """Leaves the factors ``A`` of the attached adapter as they are from now on.
+
+    Args:
+        context: the task at hand.
+        part: names who asks in an error.
+    """
     attached = context.adapted.attachment
-    assert attached is not None  # attached above
-    freeze_down(attached, "designing a task's subspace")
+    assert attached is not None  # an init has just attached it
+    freeze_down(attached, part)

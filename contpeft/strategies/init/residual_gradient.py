@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters import freeze_down, linear_weight, weight_gradients
+from contpeft.adapters import linear_weight, weight_gradients
 from contpeft.spec import Base, Parent
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 from contpeft.strategies.features import as_classifier, evaluating
-from contpeft.strategies.init.designed_subspace import set_down
+from contpeft.strategies.init.designed_subspace import freeze_rows, set_down
 from contpeft.strategies.init.on_top import OnTop
 from contpeft.strategies.subspaces import Protected, Subspace, check_room, grown, leading_rows
 
@@ -67,9 +67,7 @@ class ResidualGradient(OnTop):
             space = main[module] if before is None else before.of(module).joined(main[module].basis())
             check_room(space, len(factors.down), module)
             set_down(factors.down, leading_rows(space, gradients[module].cpu().mT, len(factors.down)))
-        attached = context.adapted.attachment
-        assert attached is not None  # attached above
-        freeze_down(attached, _PART)
+        freeze_rows(context, _PART)
         return parents
 
     def _losses(self, context: Context, means: Tensor) -> Iterator[Callable[[], Tensor]]:

@@ -5,18 +5,22 @@ The only room that imports PEFT.
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.class_rows import competing
-from contpeft.adapters.factors import Factors, LiveFactors, live_factors, stored_factors
+from contpeft.adapters.directions import Directions, directions_of
+from contpeft.adapters.factors import Factors, LiveFactors, freeze_down, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
 from contpeft.adapters.folder import changed_modules, state_from_peft
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
+from contpeft.adapters.input_moments import InputMoments, input_moments
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.pretrained import load_base, module_tree
+from contpeft.adapters.principal import linear_weight
 from contpeft.adapters.serving import serving_state
 from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
 from contpeft.adapters.tuners.adamix import adamix_consistency
+from contpeft.adapters.weight_gradients import weight_gradients
 
 __all__ = [
     "MOMENTS",
@@ -27,7 +31,9 @@ __all__ = [
     "ClassHead",
     "ClassStatistics",
     "CosineHead",
+    "Directions",
     "Factors",
+    "InputMoments",
     "LinearHead",
     "LiveFactors",
     "Load",
@@ -39,9 +45,13 @@ __all__ = [
     "check_head",
     "check_spec",
     "competing",
+    "directions_of",
     "find_head",
     "find_model",
+    "freeze_down",
     "head_state",
+    "input_moments",
+    "linear_weight",
     "live_factors",
     "load_base",
     "measure_moments",
@@ -51,4 +61,5 @@ __all__ = [
     "state_from_peft",
     "stored_factors",
     "tensor_items",
+    "weight_gradients",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from contpeft.adapters.dynamics import Dynamics
-from contpeft.errors import SpecError
+from contpeft.errors import SpecError, UnsupportedError
 
 __all__ = ["Attached", "check_shapes", "cpu_copy"]
 
@@ -52,6 +52,14 @@ class Attached(ABC):
     @abstractmethod
     def trainable(self) -> list[nn.Parameter]:
         """Returns those of its parameters that are trained."""
+
+    def settle_trainable(self) -> None:
+        """Takes those of its parameters that require a gradient now as those that are trained.
+
+        Raises:
+            UnsupportedError: if what is trained of an adapter of its kind is not to be chosen.
+        """
+        raise UnsupportedError(f"what is trained of an adapter of kind {self.kind!r} cannot be chosen")
 
     @abstractmethod
     def named_parameters(self) -> dict[str, nn.Parameter]:

@@ -69,6 +69,10 @@ class Composed(Attached):
         """Returns the parameters of the adapter on top that are trained."""
         return [] if self._own is None else self._own.trainable()
 
+    def settle_trainable(self) -> None:
+        """Takes those parameters of the adapter on top that require a gradient now as those that train."""
+        self._top().settle_trainable()
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Returns the parameters of the adapter on top under their names in :meth:`tensors`."""
         with self.removed():

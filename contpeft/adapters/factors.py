@@ -12,7 +12,7 @@ from contpeft.errors import UnsupportedError
 from contpeft.merging.layout import find_factors
 from contpeft.spec import AdapterState
 
-__all__ = ["Factors", "LiveFactors", "live_factors", "stored_factors"]
+__all__ = ["Factors", "LiveFactors", "freeze_down", "live_factors", "stored_factors"]
 
 
 class Factors(NamedTuple):
@@ -58,6 +58,21 @@ def live_factors(attached: Attached, what: str) -> dict[str, LiveFactors]:
     named = attached.named_parameters()
     found = _found(attached.kind, attached.config_json(), named, what)
     return {module: LiveFactors(cast(nn.Parameter, a), cast(nn.Parameter, b), s) for module, a, b, s in found}
+
+
+def freeze_down(attached: Attached, what: str) -> None:
+    """Leaves the first factors ``A`` of the attached LoRA adapter as they are; only ``B`` trains.
+
+    Args:
+        attached: the adapter; of a composition, the one on top.
+        what: names who asks in an error.
+
+    Raises:
+        UnsupportedError: if it is of another method, or changes more than linear layers.
+    """
+    for factors in live_factors(attached, what).values():
+        factors.down.requires_grad_(False)
+    attached.settle_trainable()
 
 
 def stored_factors(state: AdapterState, what: str) -> dict[str, Factors]:

@@ -19,7 +19,15 @@ from transformers.pytorch_utils import Conv1D
 
 from contpeft.errors import SpecError
 
-__all__ = ["Factors", "halve", "olora_factors", "paired_weights", "pissa_factors", "start_at"]
+__all__ = [
+    "Factors",
+    "halve",
+    "linear_weight",
+    "olora_factors",
+    "paired_weights",
+    "pissa_factors",
+    "start_at",
+]
 
 Factors = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps a weight ``(out, in)`` and a rank to factors ``B (out, r)`` and ``A (r, in)``."""
@@ -135,10 +143,17 @@ def _slots(layer: Any) -> list[str]:
     return list(layer.lora_A)
 
 
-def _weight(name: str, layer: nn.Module) -> Tensor:
-    """Returns the weight a LoRA layer is around, ``(out, in)`` in single precision."""
-    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
-    if not (isinstance(layer, LoraLayer) and isinstance(base, nn.Linear | Conv1D) and len(layer.lora_A)):
+def linear_weight(name: str, base: nn.Module) -> Tensor:
+    """Returns the weight of a linear layer, quantised or not, ``(out, in)`` in single precision.
+
+    Args:
+        name: of the layer, for messages.
+        base: the layer, with nothing around it.
+
+    Raises:
+        SpecError: if it is none, or its weight cannot be read.
+    """
+    if not isinstance(base, nn.Linear | Conv1D):
         raise SpecError(
             f"{name!r} is a {type(base).__name__}, and the start is made of a linear layer's weight; "
             "leave it out of targets, or use method 'lora'"
@@ -151,6 +166,12 @@ def _weight(name: str, layer: nn.Module) -> Tensor:
             "its base in 4 bits, or use method 'lora'"
         ) from error
     return weight.T if isinstance(base, Conv1D) else weight
+
+
+def _weight(name: str, layer: nn.Module) -> Tensor:
+    """Returns the weight a LoRA layer is around, ``(out, in)`` in single precision."""
+    around = isinstance(layer, LoraLayer) and len(layer.lora_A)
+    return linear_weight(name, cast(LoraLayer, layer).get_base_layer() if around else layer)
 
 
 def _set(parameter: Tensor, value: Tensor) -> None:

@@ -11,6 +11,7 @@ from contpeft.strategies.consolidate import (
     MergeEma,
     MergeFactors,
     MergeOn,
+    ProtectInputs,
     RepairMerge,
     Then,
 )
@@ -18,11 +19,23 @@ from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, recipe_digest, state_key
-from contpeft.strategies.init import Fresh, FromLast, FromMerged, HeadOnly, NoAdapter, OnTop, Orthonormal
+from contpeft.strategies.init import (
+    DesignedSubspace,
+    Fresh,
+    FromLast,
+    FromMerged,
+    HeadOnly,
+    NoAdapter,
+    OffProtected,
+    OnTop,
+    OrthogonalSubspace,
+    Orthonormal,
+    ResidualGradient,
+)
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import Plus
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Each, Slow
+from contpeft.strategies.projection import Each, ProjectUpdate, Slow
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 
@@ -37,6 +50,7 @@ __all__ = [
     "Consolidate",
     "Context",
     "Cosine",
+    "DesignedSubspace",
     "Each",
     "FeatureCache",
     "Features",
@@ -57,14 +71,19 @@ __all__ = [
     "MergeOn",
     "Merged",
     "NoAdapter",
+    "OffProtected",
     "OnTop",
+    "OrthogonalSubspace",
     "Orthonormal",
     "Own",
     "Penalty",
     "Plus",
+    "ProjectUpdate",
     "Projection",
+    "ProtectInputs",
     "Recipe",
     "RepairMerge",
+    "ResidualGradient",
     "RouteByStatistics",
     "Slow",
     "Then",

@@ -124,12 +124,15 @@ class Features:
 
         self._map(read, inputs)
 
+    def batches(self, inputs: Sequence[Any]) -> Iterator[Any]:
+        """Yields raw inputs batch by batch, in their order, on the model's device."""
+        classifier, size = as_classifier(self._adapted.module, "answering"), self._batch_size
+        for start in range(0, len(inputs), size):
+            yield _to(classifier.collate(inputs[start : start + size]), self._adapted.device)
+
     def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
-        module, size = self._adapted.module, self._batch_size
-        classifier = as_classifier(module, "answering")
-        with evaluating(module):
-            batches = (classifier.collate(inputs[i : i + size]) for i in range(0, len(inputs), size))
-            return torch.cat([function(_to(batch, self._adapted.device)).cpu() for batch in batches])
+        with evaluating(self._adapted.module):
+            return torch.cat([function(batch).cpu() for batch in self.batches(inputs)])
 
 
 def _to(batch: Any, device: torch.device) -> Any:

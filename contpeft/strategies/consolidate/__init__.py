@@ -7,6 +7,7 @@ from contpeft.strategies.consolidate.merge_after import MergeAfter
 from contpeft.strategies.consolidate.merge_ema import MergeEma
 from contpeft.strategies.consolidate.merge_factors import MergeFactors
 from contpeft.strategies.consolidate.merge_on import MergeOn
+from contpeft.strategies.consolidate.protect_inputs import ProtectInputs
 from contpeft.strategies.consolidate.repair_merge import RepairMerge
 from contpeft.strategies.consolidate.statistics import GatherStatistics
 from contpeft.strategies.consolidate.then import Then
@@ -20,6 +21,7 @@ __all__ = [
     "MergeEma",
     "MergeFactors",
     "MergeOn",
+    "ProtectInputs",
     "RepairMerge",
     "Then",
 ]

@@ -1,23 +1,31 @@
 """Parts: how a task's adapter starts."""
 
+from contpeft.strategies.init.designed_subspace import DesignedSubspace
 from contpeft.strategies.init.fresh import Fresh
 from contpeft.strategies.init.from_last import FromLast
 from contpeft.strategies.init.from_merged import FromMerged
 from contpeft.strategies.init.fuse_all import FuseAll
 from contpeft.strategies.init.no_adapter import HeadOnly, NoAdapter
+from contpeft.strategies.init.off_protected import OffProtected
 from contpeft.strategies.init.on_top import OnTop, stack_of
+from contpeft.strategies.init.orthogonal_subspace import OrthogonalSubspace
 from contpeft.strategies.init.orthonormal import Orthonormal
 from contpeft.strategies.init.pooled import Pooled
+from contpeft.strategies.init.residual_gradient import ResidualGradient
 
 __all__ = [
+    "DesignedSubspace",
     "Fresh",
     "FromLast",
     "FromMerged",
     "FuseAll",
     "HeadOnly",
     "NoAdapter",
+    "OffProtected",
     "OnTop",
+    "OrthogonalSubspace",
     "Orthonormal",
     "Pooled",
+    "ResidualGradient",
     "stack_of",
 ]

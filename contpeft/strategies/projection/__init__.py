@@ -1,6 +1,7 @@
 """Parts: a correction of the update the optimizer has just applied."""
 
 from contpeft.strategies.projection.each import Each
+from contpeft.strategies.projection.project_update import ProjectUpdate
 from contpeft.strategies.projection.slow import Slow
 
-__all__ = ["Each", "Slow"]
+__all__ = ["Each", "ProjectUpdate", "Slow"]

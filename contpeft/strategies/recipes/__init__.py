@@ -9,13 +9,25 @@ from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
 from contpeft.strategies.recipes.prompts import PROMPTS
+from contpeft.strategies.recipes.subspaces import SUBSPACES
 
-__all__ = ["BOUNDS", "FAMILIES", "FUSIONS", "ISOLATION", "MERGING", "PROMPTS", "RECIPES", "find_recipe"]
+__all__ = [
+    "BOUNDS",
+    "FAMILIES",
+    "FUSIONS",
+    "ISOLATION",
+    "MERGING",
+    "PROMPTS",
+    "RECIPES",
+    "SUBSPACES",
+    "find_recipe",
+]
 
 FAMILIES: dict[str, dict[str, Recipe]] = {
     "bounds": BOUNDS,
     "isolation": ISOLATION,
     "merging": MERGING,
+    "subspaces": SUBSPACES,
     "prompts": PROMPTS,
     "fusion": FUSIONS,
 }

@@ -5,7 +5,6 @@ The only room that imports PEFT.
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.class_rows import competing
-from contpeft.adapters.directions import Directions, directions_of
 from contpeft.adapters.factors import Factors, LiveFactors, freeze_down, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
@@ -15,6 +14,7 @@ from contpeft.adapters.input_moments import InputMoments, input_moments
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
+from contpeft.adapters.osf_directions import Directions, directions_of
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.principal import linear_weight
 from contpeft.adapters.serving import serving_state

@@ -13,7 +13,7 @@ from contpeft.adapters import AdaptedModel
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Base
 
-__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating"]
+__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating", "on_device"]
 
 FeatureCache = dict[tuple[str, str], Tensor]
 """Base features kept by (base fingerprint, data digest)."""
@@ -129,10 +129,11 @@ class Features:
         classifier = as_classifier(module, "answering")
         with evaluating(module):
             batches = (classifier.collate(inputs[i : i + size]) for i in range(0, len(inputs), size))
-            return torch.cat([function(_to(batch, self._adapted.device)).cpu() for batch in batches])
+            return torch.cat([function(on_device(batch, self._adapted.device)).cpu() for batch in batches])
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Returns a batch with its tensors on a device."""
     if isinstance(batch, dict):
-        return {key: _to(value, device) for key, value in batch.items()}
+        return {key: on_device(value, device) for key, value in batch.items()}
     return batch.to(device) if isinstance(batch, Tensor) else batch

@@ -1,7 +1,8 @@
 """Parts: what happens once a task is learnt."""
 
+from contpeft.strategies.consolidate.fill_buffer import FillBuffer
 from contpeft.strategies.consolidate.freeze import Freeze
 from contpeft.strategies.consolidate.statistics import GatherStatistics
 from contpeft.strategies.consolidate.then import Then
 
-__all__ = ["Freeze", "GatherStatistics", "Then"]
+__all__ = ["FillBuffer", "Freeze", "GatherStatistics", "Then"]

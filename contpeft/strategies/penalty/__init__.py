@@ -1,5 +1,7 @@
 """Parts: a term added to the loss of every batch."""
 
+from contpeft.strategies.penalty.dark_replay import DarkReplay
 from contpeft.strategies.penalty.plus import Plus
+from contpeft.strategies.penalty.replay import Replay
 
-__all__ = ["Plus"]
+__all__ = ["DarkReplay", "Plus", "Replay"]

@@ -6,12 +6,14 @@ from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
+from contpeft.strategies.recipes.replay import REPLAY
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "REPLAY", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
     **ISOLATION,
+    **REPLAY,
 }
 
 

@@ -1,0 +1,112 @@
+"""Consolidate: rows of the task are kept for later tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from contpeft.digest import json_digest
+from contpeft.spec import Version
+from contpeft.strategies.about import About
+from contpeft.strategies.context import Context, TrainingData
+from contpeft.strategies.replay import (
+    Bounds,
+    Buffer,
+    Row,
+    from_bytes,
+    herding_order,
+    keep_balanced,
+    keep_first,
+    to_bytes,
+)
+
+__all__ = ["FillBuffer"]
+
+_ASKS = "a replay buffer"
+
+
+@dataclass(frozen=True)
+class FillBuffer:
+    """Rows of the task go into a buffer of bounded size, a stored version that later tasks read.
+
+    The buffer is filled once a task is learnt, so that the rows of the task at hand are not replayed beside
+    themselves, as they are where the buffer is filled batch by batch.
+
+    Attributes:
+        policy: ``"reservoir"`` keeps rows uniformly at random; ``"class-balanced"`` as many of each class, at
+            random; ``"herding"`` as many of each class, those whose mean feature is nearest to the class's
+            (Rebuffi et al. 2017, section 3.3, features of the model as just trained).
+        size: of the buffer's tensors, in bytes; 0 for no buffer.
+        rows: how many rows at most; None for as many as fit.
+        scores: whether the scores of the model as just trained are kept with each row.
+    """
+
+    about: ClassVar[About] = About(
+        paper="Vitter 1985; Rebuffi et al. 2017, arXiv 1611.07725, algorithms 4 and 5",
+        growth="nothing: the buffer has a bound",
+        needs=frozenset({"examples", "features", "old data"}),
+    )
+
+    policy: Literal["reservoir", "class-balanced", "herding"] = "reservoir"
+    size: int = 2**26
+    rows: int | None = 200
+    scores: bool = False
+
+    def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
+        """Registers the buffer with rows of the task in it; nothing if it is to hold none.
+
+        Raises:
+            UnsupportedError: if a raw input has no form to be kept in.
+            SpecError: if a row is larger than the whole buffer.
+        """
+        if self.size == 0 or self.rows == 0:
+            return ()
+        data = context.training_data(_ASKS)
+        old = Buffer.of(context.recall("buffer")).rows
+        kept = self._keep((*old, *self._offered(context, data)))
+        if self.scores:
+            kept = self._keep(_with_scores(context, kept))
+        buffer = Buffer(kept)
+        return (context.remember("buffer", buffer.tensors(), buffer.facts() | {"policy": self.policy}),)
+
+    def _keep(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+        keep = keep_first if self.policy == "reservoir" else keep_balanced
+        return keep(rows, Bounds(self.size, self.rows))
+
+    def _offered(self, context: Context, data: TrainingData) -> list[Row]:
+        ranks = _herded(context, data) if self.policy == "herding" else _drawn(context, data)
+        offered = zip(data.inputs, data.labels, ranks, strict=True)
+        return [Row(to_bytes(value), label, rank) for value, label, rank in offered]
+
+
+def _drawn(context: Context, data: TrainingData) -> list[float]:
+    seed = int(json_digest([context.seed, "buffer"])[:15], 16)
+    drawn: Tensor = torch.rand(
+        len(data.labels), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    return drawn.tolist()
+
+
+def _herded(context: Context, data: TrainingData) -> list[float]:
+    features = context.features.current(data.inputs, data.digest)
+    ranks = [0.0] * len(data.labels)
+    for label in dict.fromkeys(data.labels):
+        rows = data.rows(label)
+        for rank, chosen in enumerate(herding_order(features[rows])):
+            ranks[rows[chosen]] = float(rank)
+    return ranks
+
+
+def _with_scores(context: Context, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Returns rows with the scores of the model as it stands, those that have some as they are."""
+    fresh = [index for index, row in enumerate(rows) if "scores" not in row.more]
+    said = context.features.scores([from_bytes(rows[index].content) for index in fresh]) if fresh else []
+    scored = dict(zip(fresh, said, strict=True))
+    return tuple(
+        replace(row, more={**row.more, "scores": scored[index]}) if index in scored else row
+        for index, row in enumerate(rows)
+    )

@@ -1,0 +1,85 @@
+"""Which rows a buffer keeps: as many as fit, by rank, over all rows or class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contpeft.errors import SpecError
+from contpeft.strategies.replay.buffer import Row
+
+__all__ = ["Bounds", "keep_balanced", "keep_first"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How large a buffer may get.
+
+    Attributes:
+        size: of its tensors, in bytes.
+        rows: how many rows at most; None for as many as fit.
+    """
+
+    size: int
+    rows: int | None = None
+
+    def hold(self, count: int, size: int) -> bool:
+        """Returns whether so many rows of so many bytes together are allowed."""
+        return size <= self.size and (self.rows is None or count <= self.rows)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Checks that each row alone would fit.
+
+        Raises:
+            SpecError: if one would not.
+        """
+        widest = max((row.nbytes for row in rows), default=0)
+        if widest > self.size:
+            raise SpecError(
+                f"a replay buffer of {self.size} bytes cannot hold a row of {widest}; make it larger"
+            )
+
+
+def keep_first(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:
+    """Returns the rows of the lowest ranks, as many as fit, in the order in which they came.
+
+    With uniform random ranks this is a reservoir: of ``n`` rows of equal size each is kept with probability
+    ``capacity / n`` (Vitter 1985, "Random Sampling with a Reservoir", by keys in the place of slots). What
+    is left after many tasks is what one choice among all their rows would have left: a row that did not fit
+    fits no better once more are before it.
+
+    Raises:
+        SpecError: if a row is larger than the whole buffer.
+    """
+    bounds.check(rows)
+    kept: set[int] = set()
+    size = 0
+    for index in sorted(range(len(rows)), key=lambda index: rows[index].rank):
+        size += rows[index].nbytes
+        if not bounds.hold(len(kept) + 1, size):
+            break
+        kept.add(index)
+    return tuple(row for index, row in enumerate(rows) if index in kept)
+
+
+def keep_balanced(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:
+    """Returns the rows of the lowest ranks of each class, in the order in which they came.
+
+    While there is too much, the largest class loses its row of the highest rank; of classes of one size the
+    one that came first. So the numbers of rows of two classes differ by at most one, unless a class was never
+    offered as many.
+
+    Raises:
+        SpecError: if a row is larger than the whole buffer.
+    """
+    bounds.check(rows)
+    classes: dict[str, list[int]] = {}
+    for index in sorted(range(len(rows)), key=lambda index: rows[index].rank):
+        classes.setdefault(rows[index].label, []).append(index)
+    in_order = [classes[label] for label in dict.fromkeys(row.label for row in rows)]
+    count, size = len(rows), sum(row.nbytes for row in rows)
+    while not bounds.hold(count, size):
+        dropped = max(in_order, key=len).pop()
+        count, size = count - 1, size - rows[dropped].nbytes
+    kept = {index for each in in_order for index in each}
+    return tuple(row for index, row in enumerate(rows) if index in kept)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.averages import AVERAGES
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.replay import REPLAY
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "REPLAY", "find_recipe"]
+__all__ = ["AVERAGES", "BOUNDS", "ISOLATION", "RECIPES", "REPLAY", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
+    **AVERAGES,
     **ISOLATION,
     **REPLAY,
 }

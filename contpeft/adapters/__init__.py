@@ -9,10 +9,12 @@ from contpeft.adapters.factors import Factors, LiveFactors, live_factors, stored
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
 from contpeft.adapters.folder import changed_modules, state_from_peft
+from contpeft.adapters.frozen_prefix import FrozenPrefix
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
+from contpeft.adapters.prefix_cache import PrefixCache
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.serving import serving_state
 from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
@@ -28,9 +30,11 @@ __all__ = [
     "ClassStatistics",
     "CosineHead",
     "Factors",
+    "FrozenPrefix",
     "LinearHead",
     "LiveFactors",
     "Load",
+    "PrefixCache",
     "Rule",
     "StatisticsHead",
     "adamix_consistency",

@@ -11,6 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contpeft.adapters import AdaptedModel
+from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
 from contpeft.callbacks import ContinualAdapter
 from contpeft.digest import json_digest
 from contpeft.experiments.config import Experiment
@@ -81,6 +82,8 @@ class _Sequence:
         self._stream = experiment.stream.build(experiment.seed)
         self._store = AdapterStore(experiment.store)
         self._base_features: FeatureCache = {}
+        size = experiment.prefix_cache
+        self._prefix_cache = None if size is None else PrefixCache(size)
         self._done = 0
         recipes = [find_recipe(way) for way in experiment.strategies]
         for way, recipe in zip(experiment.strategies, recipes, strict=True):
@@ -141,8 +144,9 @@ class _Sequence:
         learn = self._train if step.recipe.init.trains(step.index) else self._observe
         context, registered, scores = learn(step)
         self._observer(replace(step.progress, phase="evaluate"))
-        answers = step.recipe.route(context, registered)
-        scores += self._measure(step.way, context).after(step.index, answers)
+        with self._skipping(context.adapted):
+            answers = step.recipe.route(context, registered)
+            scores += self._measure(step.way, context).after(step.index, answers)
         self._store.finish_step(
             self._experiment.name,
             step.way,
@@ -159,8 +163,13 @@ class _Sequence:
         """Lets a recipe that trains nothing look at the task."""
         module, _ = self._fresh(step, [])
         context = self._context(step, AdaptedModel.of(module))
-        step.recipe.start(context)
-        return context, step.recipe.end(context, None), []
+        with self._skipping(context.adapted):
+            step.recipe.start(context)
+            return context, step.recipe.end(context, None), []
+
+    def _skipping(self, adapted: AdaptedModel) -> AbstractContextManager[Any]:
+        """Returns the block in which layers that no adapter changes compute each row once."""
+        return nullcontext() if self._prefix_cache is None else FrozenPrefix(adapted, self._prefix_cache)
 
     def _train(self, step: _Step) -> tuple[Context, tuple[Version, ...], list[Score]]:
         """Trains an adapter for the task, with a fresh trainer."""
@@ -168,6 +177,7 @@ class _Sequence:
             self._store,
             step.data.task,
             recipe=step.recipe,
+            prefix_cache=self._prefix_cache,
             context=lambda adapted: self._context(step, adapted),
         )
         starts = StartScores(lambda: self._measure(step.way, continual.context), step.recipe, step.data)

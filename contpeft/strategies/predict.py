@@ -161,7 +161,6 @@ def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | N
 
 def task_choice(composition: Composition, group: int) -> Composition:
     """Returns what answers when the task is known: its own choice among several, else the composition."""
-    experts = isinstance(composition, Route) or (
-        isinstance(composition, Parallel) and composition.by == "mean"
-    )
-    return composition.choices[group] if experts else composition
+    if isinstance(composition, Parallel) and composition.by == "max":
+        return composition
+    return composition.choices[group] if isinstance(composition, Route | Parallel) else composition

@@ -104,8 +104,10 @@ def _herded(context: Context, data: TrainingData) -> list[float]:
 def _with_scores(context: Context, rows: Sequence[Row]) -> tuple[Row, ...]:
     """Returns rows with the scores of the model as it stands, those that have some as they are."""
     fresh = [index for index, row in enumerate(rows) if "scores" not in row.more]
-    said = context.features.scores([from_bytes(rows[index].content) for index in fresh]) if fresh else []
-    scored = dict(zip(fresh, said, strict=True))
+    if not fresh:
+        return tuple(rows)
+    scores = context.features.scores([from_bytes(rows[index].content) for index in fresh])
+    scored = dict(zip(fresh, scores, strict=True))
     return tuple(
         replace(row, more={**row.more, "scores": scored[index]}) if index in scored else row
         for index, row in enumerate(rows)

@@ -56,7 +56,7 @@ def positions(context: Context, rows: Sequence[Row]) -> Tensor:
         SpecError: if the head does not know its labels, or lacks one.
     """
     head = context.adapted.head
-    known = list(head.classes) if isinstance(head, ClassHead) else []
+    known: list[str] = list(head.classes) if isinstance(head, ClassHead) else []
     lacking = sorted({row.label for row in rows} - set(known))
     if lacking:
         raise SpecError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -34,46 +35,59 @@ class FrozenPrefix:
 
     Args:
         adapted: the model.
-        cache: where hidden states are kept, on the CPU.
+        cache: where hidden states are kept, on the CPU; None to keep nothing.
+
+    Attributes:
+        read: the hidden states ``(T, d)`` of each row of the last call, without its padding.
 
     Raises:
         UnsupportedError: if the model is no encoder whose layers are known.
     """
 
-    def __init__(self, adapted: AdaptedModel, cache: PrefixCache) -> None:
+    def __init__(self, adapted: AdaptedModel, cache: PrefixCache | None = None) -> None:
         attachment = adapted.attachment
         if attachment is None:
             self._trunk = Trunk(adapted.model)
         else:
             with attachment.removed():
                 self._trunk = Trunk(adapted.model)
+        self.read: list[Tensor] = []
         self._cache = cache
+        self._outer: Any = None
         self._fingerprint = adapted.base.fingerprint
         self._names = list(inspect.signature(type(self._trunk.module).forward).parameters)[1:]
 
     def __enter__(self) -> Self:
         """Lets the model skip what it has read; what the cache has kept so far may make room."""
-        self._cache.next_round()
-        vars(self._trunk.module)["forward"] = self._forward
+        if self._cache is not None:
+            self._cache.next_round()
+        own = vars(self._trunk.module)
+        self._outer, own["forward"] = own.get("forward"), self._forward
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Lets the model compute everything again."""
-        vars(self._trunk.module).pop("forward", None)
+        """Lets the model compute as before the block."""
+        own = vars(self._trunk.module)
+        del own["forward"]
+        if self._outer is not None:
+            own["forward"] = self._outer
 
-    def check(self) -> None:
+    def check(self, what: str = "a prefix cache") -> None:
         """Checks that there is something to skip.
+
+        Args:
+            what: names who asks in the error.
 
         Raises:
             UnsupportedError: if the adapter at hand changes the first layer or what is below it.
         """
         if not self._trunk.depth():
             raise UnsupportedError(
-                "a prefix cache keeps what the layers below the adapter compute, and this adapter changes "
+                f"{what} keeps what the layers below the adapter compute, and this adapter changes "
                 f"the first of {len(self._trunk.layers)}; give it the upper layers alone "
-                f"(layers_to_transform={list(range(len(self._trunk.layers)))[-2:]}), or leave out the cache"
+                f"(layers_to_transform={list(range(len(self._trunk.layers)))[-2:]}), or use none"
             )
 
     def states(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
@@ -92,17 +106,24 @@ class FrozenPrefix:
         device = next(iter(batch.values())).device
         return [states.to(device) for states in kept]
 
+    @contextmanager
+    def resumed(self, states: Sequence[Tensor]) -> Iterator[None]:
+        """Lets calls of the model inside the block go on from hidden states, whatever they are called with.
+
+        Args:
+            states: ``(T, d)`` of each row below the adapter, as :attr:`read` had them.
+        """
+        with self._trunk.entered(self._trunk.depth(), _padded(states, max(map(len, states)))):
+            yield
+
     def _forward(self, *args: Any, **options: Any) -> Any:
         module, depth = self._trunk.module, self._trunk.depth()
         if not depth:
             return type(module).forward(module, *args, **options)
         batch = self._batch(args, options)
-        states = self.states(batch)
-        width = batch["input_ids"].shape[1] if "input_ids" in batch else len(states[0])
-        padded = states[0].new_zeros(len(states), width, states[0].shape[1])
-        for row, each in zip(padded, states, strict=True):
-            row[: len(each)] = each
-        with self._trunk.entered(depth, padded):
+        self.read = self.states(batch)
+        width = batch["input_ids"].shape[1] if "input_ids" in batch else len(self.read[0])
+        with self._trunk.entered(depth, _padded(self.read, width)):
             return type(module).forward(module, *args, **options)
 
     def _batch(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -122,6 +143,8 @@ class FrozenPrefix:
         return given
 
     def _of_row(self, depth: int, row: Mapping[str, Tensor]) -> Tensor:
+        if self._cache is None:
+            return self._trunk.states(depth, **row)[0]
         key = self._key(depth, row)
         known = self._cache.get(key)
         if known is None:
@@ -137,6 +160,14 @@ class FrozenPrefix:
             hasher.update(f" {name} {value.dtype} {tuple(value.shape)} ".encode())
             hasher.update(value.cpu().contiguous().view(torch.uint8).numpy().data)
         return hasher.digest()
+
+
+def _padded(states: Sequence[Tensor], width: int) -> Tensor:
+    """Returns the states of all rows ``(B, width, d)``, with zeros behind each."""
+    padded = states[0].new_zeros(len(states), width, states[0].shape[1])
+    for row, each in zip(padded, states, strict=True):
+        row[: len(each)] = each
+    return padded
 
 
 def _rows(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

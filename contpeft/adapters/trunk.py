@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 import torch
@@ -112,7 +113,7 @@ class Trunk:
 
     @contextmanager
     def entered(self, depth: int, states: Tensor) -> Iterator[None]:
-        """Lets calls of the model inside the block go on from hidden states ``(B, T, d)``.
+        """Lets calls of the model inside the block go on from hidden states ``(B, T, d)``, whoever calls it.
 
         Args:
             depth: how many layers they have been through.
@@ -125,7 +126,9 @@ class Trunk:
         def pass_on(hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
             return hidden_states
 
-        with _computing_by({self._embeddings: embed} | dict.fromkeys(self.layers[:depth], pass_on)):
+        whole = partial(type(self.module).forward, self.module)
+        below = {self._embeddings: embed} | dict.fromkeys(self.layers[:depth], pass_on)
+        with _computing_by({self.module: whole, **below}):
             yield
 
     def _prints_below(self) -> _Print:

@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from contpeft.digest import json_digest
 from contpeft.spec import Version
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context, TrainingData
@@ -21,7 +17,9 @@ from contpeft.strategies.replay import (
     herding_order,
     keep_balanced,
     keep_first,
+    random_ranks,
     to_bytes,
+    with_states,
 )
 
 __all__ = ["FillBuffer"]
@@ -43,6 +41,7 @@ class FillBuffer:
         size: of the buffer's tensors, in bytes; 0 for no buffer.
         rows: how many rows at most; None for as many as fit.
         scores: whether the scores of the model as just trained are kept with each row.
+        latent: whether the hidden states below the adapter are kept in the place of the raw input.
     """
 
     about: ClassVar[About] = About(
@@ -55,12 +54,13 @@ class FillBuffer:
     size: int = 2**26
     rows: int | None = 200
     scores: bool = False
+    latent: bool = False
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the buffer with rows of the task in it; nothing if it is to hold none.
 
         Raises:
-            UnsupportedError: if a raw input has no form to be kept in.
+            UnsupportedError: if a raw input has no form to be kept in, or no hidden states.
             SpecError: if a row is larger than the whole buffer.
         """
         if self.size == 0 or self.rows == 0:
@@ -68,8 +68,10 @@ class FillBuffer:
         data = context.training_data(_ASKS)
         old = Buffer.of(context.recall("buffer")).rows
         kept = self._keep((*old, *self._offered(context, data)))
-        if self.scores:
-            kept = self._keep(_with_scores(context, kept))
+        kept = _with_scores(context, kept) if self.scores else kept
+        kept = with_states(context, kept) if self.latent else kept
+        # What was added is part of the size: less may fit now.
+        kept = self._keep(kept)
         buffer = Buffer(kept)
         return (context.remember("buffer", buffer.tensors(), buffer.facts() | {"policy": self.policy}),)
 
@@ -78,17 +80,13 @@ class FillBuffer:
         return keep(rows, Bounds(self.size, self.rows))
 
     def _offered(self, context: Context, data: TrainingData) -> list[Row]:
-        ranks = _herded(context, data) if self.policy == "herding" else _drawn(context, data)
+        ranks = (
+            _herded(context, data)
+            if self.policy == "herding"
+            else random_ranks(len(data.labels), context.seed)
+        )
         offered = zip(data.inputs, data.labels, ranks, strict=True)
         return [Row(to_bytes(value), label, rank) for value, label, rank in offered]
-
-
-def _drawn(context: Context, data: TrainingData) -> list[float]:
-    seed = int(json_digest([context.seed, "buffer"])[:15], 16)
-    drawn: Tensor = torch.rand(
-        len(data.labels), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    return drawn.tolist()
 
 
 def _herded(context: Context, data: TrainingData) -> list[float]:

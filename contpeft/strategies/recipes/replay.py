@@ -39,4 +39,10 @@ REPLAY: dict[str, Recipe] = {
         what="As er, and buffered rows keep the scores they had (DER++).",
         paper="Buzzega et al. 2020, arXiv 2004.07211",
     ),
+    "latent-replay": replace(
+        _ER,
+        consolidate=FillBuffer(latent=True),
+        what="As er, with hidden states below the adapter in the buffer, in the place of inputs.",
+        paper="Pellegrini et al. 2020, arXiv 1912.01100",
+    ),
 }

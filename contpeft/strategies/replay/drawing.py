@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from contpeft.strategies.context import Context
 from contpeft.strategies.features import as_classifier, on_device
 from contpeft.strategies.replay.buffer import Buffer, Row
 from contpeft.strategies.replay.codec import from_bytes
+from contpeft.strategies.replay.latent import STATES, reading_states
 
 __all__ = ["draw", "positions", "scores_of"]
 
@@ -42,11 +45,20 @@ def draw(context: Context, count: int, who: str) -> list[Row]:
 def scores_of(context: Context, rows: Sequence[Row]) -> Tensor:
     """Returns the scores ``(n, C)`` of rows, gradients flowing; all classes of the head compete."""
     adapted = context.adapted
-    classifier = as_classifier(adapted.module, "replay")
-    batch = on_device(classifier.collate([from_bytes(row.content) for row in rows]), adapted.device)
-    with competing(adapted.head):
+    with competing(adapted.head), _read(context, rows) as batch:
         scores: Tensor = adapted.module(batch)
     return scores
+
+
+@contextmanager
+def _read(context: Context, rows: Sequence[Row]) -> Iterator[Any]:
+    """Yields the batch that stands for rows inside the block."""
+    if STATES in rows[0].more:
+        with reading_states(context, rows) as batch:
+            yield batch
+        return
+    classifier = as_classifier(context.adapted.module, "replay")
+    yield on_device(classifier.collate([from_bytes(row.content) for row in rows]), context.adapted.device)
 
 
 def positions(context: Context, rows: Sequence[Row]) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from contpeft.digest import json_digest
 from contpeft.errors import SpecError
 from contpeft.strategies.replay.buffer import Row
 
-__all__ = ["Bounds", "keep_balanced", "keep_first"]
+__all__ = ["Bounds", "keep_balanced", "keep_first", "random_ranks"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,18 @@ class Bounds:
             raise SpecError(
                 f"a replay buffer of {self.size} bytes cannot hold a row of {widest}; make it larger"
             )
+
+
+def random_ranks(count: int, seed: int) -> list[float]:
+    """Returns ranks that are independent and uniform in 0 to 1.
+
+    Args:
+        count: how many.
+        seed: of the task.
+    """
+    drawn = torch.Generator().manual_seed(int(json_digest([seed, "buffer"])[:15], 16))
+    ranks: list[float] = torch.rand(count, generator=drawn, dtype=torch.float64).tolist()
+    return ranks
 
 
 def keep_first(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:

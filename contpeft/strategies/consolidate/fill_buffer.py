@@ -66,18 +66,17 @@ class FillBuffer:
         if self.size == 0 or self.rows == 0:
             return ()
         data = context.training_data(_ASKS)
-        old = Buffer.of(context.recall("buffer")).rows
-        kept = self._keep((*old, *self._offered(context, data)))
-        kept = _with_scores(context, kept) if self.scores else kept
-        kept = with_states(context, kept) if self.latent else kept
+        old = Buffer.of(context.recall("buffer"))
+        kept = self._keep(Buffer((*old.rows, *self._offered(context, data)), old.below))
+        rows = _with_scores(context, kept.rows) if self.scores else kept.rows
+        rows = with_states(context, rows) if self.latent else rows
         # What was added is part of the size: less may fit now.
-        kept = self._keep(kept)
-        buffer = Buffer(kept)
+        buffer = self._keep(Buffer(rows, kept.below))
         return (context.remember("buffer", buffer.tensors(), buffer.facts() | {"policy": self.policy}),)
 
-    def _keep(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+    def _keep(self, buffer: Buffer) -> Buffer:
         keep = keep_first if self.policy == "reservoir" else keep_balanced
-        return keep(rows, Bounds(self.size, self.rows))
+        return keep(buffer, Bounds(self.size, self.rows))
 
     def _offered(self, context: Context, data: TrainingData) -> list[Row]:
         ranks = (

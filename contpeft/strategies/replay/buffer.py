@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,9 +47,11 @@ class Buffer:
 
     Attributes:
         rows: the rows; all of them have the same further things.
+        below: the lowest rank that was ever dropped for want of room; None if none was.
     """
 
     rows: tuple[Row, ...]
+    below: float | None = None
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +62,7 @@ class Buffer:
         """Returns its tensors; the sizes of ragged things are beside them, a row a row."""
         known = list(self._labels())
         named = {
-            "content": torch.frombuffer(bytearray(b"".join(r.content for r in self.rows)), dtype=torch.uint8),
+            "content": _bytes(b"".join(row.content for row in self.rows)),
             f"content{_SIZES}": torch.tensor([len(row.content) for row in self.rows]),
             "labels": torch.tensor([known.index(row.label) for row in self.rows]),
             "ranks": torch.tensor([row.rank for row in self.rows], dtype=torch.float64),
@@ -77,6 +80,7 @@ class Buffer:
             "more": sorted(self.rows[0].more),
             "rows": len(self.rows),
             "bytes": self.nbytes,
+            "below": self.below,
         }
 
     @classmethod
@@ -98,11 +102,16 @@ class Buffer:
                 for row, (content, label, rank) in enumerate(
                     zip(contents, tensors["labels"].tolist(), tensors["ranks"].tolist(), strict=True)
                 )
-            )
+            ),
+            state.config["below"],
         )
 
     def _labels(self) -> dict[str, None]:
         return dict.fromkeys(row.label for row in self.rows)
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
 
 
 def _cut(flat: Tensor, sizes: Tensor) -> Sequence[Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from contpeft.digest import json_digest
 from contpeft.errors import SpecError
-from contpeft.strategies.replay.buffer import Row
+from contpeft.strategies.replay.buffer import Buffer, Row
 
 __all__ = ["Bounds", "keep_balanced", "keep_first", "random_ranks"]
 
@@ -55,29 +55,31 @@ def random_ranks(count: int, seed: int) -> list[float]:
     return ranks
 
 
-def keep_first(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:
+def keep_first(buffer: Buffer, bounds: Bounds) -> Buffer:
     """Returns the rows of the lowest ranks, as many as fit, in the order in which they came.
 
     With uniform random ranks this is a reservoir: of ``n`` rows of equal size each is kept with probability
-    ``capacity / n`` (Vitter 1985, "Random Sampling with a Reservoir", by keys in the place of slots). What
-    is left after many tasks is what one choice among all their rows would have left: a row that did not fit
-    fits no better once more are before it.
+    ``capacity / n`` (Vitter 1985, "Random Sampling with a Reservoir", by keys in the place of slots). A row
+    that comes later stands back, too, where one of a lower rank had to: what is left after many tasks is
+    what one choice among all their rows would have left, whatever their sizes.
 
     Raises:
         SpecError: if a row is larger than the whole buffer.
     """
+    rows, below = buffer.rows, buffer.below
     bounds.check(rows)
     kept: set[int] = set()
     size = 0
     for index in sorted(range(len(rows)), key=lambda index: rows[index].rank):
-        size += rows[index].nbytes
-        if not bounds.hold(len(kept) + 1, size):
+        rank, size = rows[index].rank, size + rows[index].nbytes
+        if (below is not None and rank >= below) or not bounds.hold(len(kept) + 1, size):
+            below = rank if below is None else min(below, rank)
             break
         kept.add(index)
-    return tuple(row for index, row in enumerate(rows) if index in kept)
+    return Buffer(_chosen(rows, kept), below)
 
 
-def keep_balanced(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:
+def keep_balanced(buffer: Buffer, bounds: Bounds) -> Buffer:
     """Returns the rows of the lowest ranks of each class, in the order in which they came.
 
     While there is too much, the largest class loses its row of the highest rank; of classes of one size the
@@ -87,14 +89,17 @@ def keep_balanced(rows: Sequence[Row], bounds: Bounds) -> tuple[Row, ...]:
     Raises:
         SpecError: if a row is larger than the whole buffer.
     """
+    rows = buffer.rows
     bounds.check(rows)
-    classes: dict[str, list[int]] = {}
+    classes: dict[str, list[int]] = {row.label: [] for row in rows}
     for index in sorted(range(len(rows)), key=lambda index: rows[index].rank):
-        classes.setdefault(rows[index].label, []).append(index)
-    in_order = [classes[label] for label in dict.fromkeys(row.label for row in rows)]
+        classes[rows[index].label].append(index)
     count, size = len(rows), sum(row.nbytes for row in rows)
     while not bounds.hold(count, size):
-        dropped = max(in_order, key=len).pop()
+        dropped = max(classes.values(), key=len).pop()
         count, size = count - 1, size - rows[dropped].nbytes
-    kept = {index for each in in_order for index in each}
+    return Buffer(_chosen(rows, {index for each in classes.values() for index in each}))
+
+
+def _chosen(rows: Sequence[Row], kept: Container[int]) -> tuple[Row, ...]:
     return tuple(row for index, row in enumerate(rows) if index in kept)

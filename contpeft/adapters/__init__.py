@@ -9,12 +9,14 @@ from contpeft.adapters.factors import Factors, LiveFactors, freeze_down, live_fa
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
 from contpeft.adapters.folder import changed_modules, state_from_peft
+from contpeft.adapters.frozen_prefix import FrozenPrefix
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.input_moments import InputMoments, input_moments
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.osf_directions import Directions, directions_of
+from contpeft.adapters.prefix_cache import PrefixCache
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.principal import linear_weight
 from contpeft.adapters.serving import serving_state
@@ -33,10 +35,12 @@ __all__ = [
     "CosineHead",
     "Directions",
     "Factors",
+    "FrozenPrefix",
     "InputMoments",
     "LinearHead",
     "LiveFactors",
     "Load",
+    "PrefixCache",
     "Rule",
     "StatisticsHead",
     "adamix_consistency",

@@ -21,7 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from contpeft.adapters import AdaptedModel, AnySpec
+from contpeft.adapters import AdaptedModel, AnySpec, FrozenPrefix, PrefixCache
 from contpeft.adapters.dynamics import Dynamics
 from contpeft.callbacks.guards import (
     check_dtype,
@@ -47,7 +47,7 @@ class _Fit:
 
     Attributes:
         context: the task at hand; None until the adapter is attached.
-        listening: what ends the tap on the head.
+        lent: what ends the tap on the head, and the use of the prefix cache.
         trainable: what the adapter and the head train.
         dtype: of the base when the adapter was attached.
         before: trainable parameters before the update that is to be corrected.
@@ -58,7 +58,7 @@ class _Fit:
     """
 
     context: Context | None = None
-    listening: ExitStack = field(default_factory=ExitStack)
+    lent: ExitStack = field(default_factory=ExitStack)
     trainable: list[nn.Parameter] = field(default_factory=list)
     dtype: torch.dtype | None = None
     before: dict[str, Tensor] | None = None
@@ -102,6 +102,9 @@ class ContinualAdapter(L.Callback):
         name: what the adapters are named after; the task's name when None.
         data: the task's training examples, for recipes that make statistics of them.
         backbone_mode: ``"eval"`` keeps the base's dropout off while training, ``"train"`` on.
+        prefix_cache: keeps what the layers below the adapter compute of each row, so that later epochs skip
+            them: how large it may get (``"256MB"``), or one cache for several fits. The adapter must leave
+            the first layer alone, and the base be in eval mode.
         context: makes the context of the task from the model; replaces the one built from
             ``store``, ``task``, ``spec``, ``name`` and ``data`` (used by the sequence runner).
 
@@ -121,6 +124,7 @@ class ContinualAdapter(L.Callback):
         name: str | None = None,
         data: TrainingData | None = None,
         backbone_mode: Literal["eval", "train"] = "eval",
+        prefix_cache: PrefixCache | int | str | None = None,
         context: Callable[[AdaptedModel], Context] | None = None,
     ) -> None:
         self.task = Task(task, ()) if isinstance(task, str) else task
@@ -133,9 +137,17 @@ class ContinualAdapter(L.Callback):
         self._name = name
         self._data = data
         self._backbone_mode = backbone_mode
+        self._prefix_cache = (
+            PrefixCache(prefix_cache) if isinstance(prefix_cache, int | str) else prefix_cache
+        )
         self._make_context = context or self._own_context
         self._patches = Patches()
         self._fit = _Fit()
+        if prefix_cache is not None and backbone_mode == "train":
+            raise UnsupportedError(
+                "a prefix cache keeps what the base computes, which dropout makes another one every time; "
+                "use backbone_mode='eval', or leave out the cache"
+            )
         if context is None and not self.recipe.init.trains(0):
             raise UnsupportedError(
                 "this recipe trains no adapter, so a fit would register none; run it with `contpeft run`"
@@ -194,12 +206,21 @@ class ContinualAdapter(L.Callback):
         adapted = AdaptedModel.of(pl_module, **self._paths)
         self._fit.context = self._make_context(adapted)
         adapted.detach()
-        self.recipe.start(self._fit.context)
+        self._start(self._fit.context)
         self._fit.trainable = adapted.train_only()
         self._fit.dtype = next(adapted.model.parameters()).dtype
         self._change_step(pl_module)
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
         self._set_mode(base_training=True)
+
+    def _start(self, context: Context) -> None:
+        """Attaches the adapter and puts the head in place, which may read the task's rows already."""
+        if self._prefix_cache is None:
+            self.recipe.start(context)
+            return
+        prefix = self._fit.lent.enter_context(FrozenPrefix(context.adapted, self._prefix_cache))
+        self.recipe.start(context)
+        prefix.check()
 
     def _change_step(self, pl_module: L.LightningModule) -> None:
         """Lets ``training_step`` do what the method and the recipe do to the loss."""
@@ -211,7 +232,7 @@ class ContinualAdapter(L.Callback):
             twice = in_two_passes(pl_module.training_step, head, dynamics.consistency)
             self._patches.replace(pl_module, "training_step", twice)
         if self.recipe.penalty is not None or not dynamics.idle:
-            self._fit.listening.enter_context(self.context.listening())
+            self._fit.lent.enter_context(self.context.listening())
             penalised = add_to_loss(pl_module.training_step, self._penalty)
             self._patches.replace(pl_module, "training_step", penalised)
 
@@ -363,4 +384,4 @@ class ContinualAdapter(L.Callback):
 
     def _undo(self) -> None:
         self._patches.undo()
-        self._fit.listening.close()
+        self._fit.lent.close()

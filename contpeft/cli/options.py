@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from contpeft.errors import UsageError
+from contpeft.spec.sizes import parse_bytes
 from contpeft.store import AdapterStore
 from contpeft.store.completion import spellings
 
@@ -66,7 +67,6 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\Z")
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%\Z")
 
 
@@ -109,14 +109,6 @@ def parse_moment(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{text!r} is no time; write 2026-11-22, 2026-11-22T10:00 or 7d") from None
-
-
-def parse_bytes(text: str) -> int:
-    """Returns ``500MB``, ``2GiB`` or ``1000`` as a number of bytes."""
-    match = _BYTES.match(text)
-    if match is None:
-        raise UsageError(f"{text!r} is no size; write 500MB, 2GiB or a number of bytes")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2] or " "))
 
 
 def parse_share(text: str) -> float:

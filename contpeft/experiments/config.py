@@ -21,6 +21,7 @@ from contpeft.experiments.sources import Source
 from contpeft.experiments.streams import split_by_class, split_by_column, validating
 from contpeft.experiments.tasks import TaskStream
 from contpeft.spec import AdapterSpec, Protocol, Scenario, check_name
+from contpeft.spec.sizes import parse_bytes
 from contpeft.strategies import Recipe
 from contpeft.strategies.reading import read_recipes
 
@@ -117,6 +118,7 @@ class Experiment:
         batch_size: rows per training step.
         eval_batch_size: rows at a time when measuring.
         threads: of torch; part of the result, since sums are cut differently.
+        prefix_cache: bytes of hidden states below the adapter to keep in memory; None for no such cache.
         store: folder of the adapter store.
         report: folder of reports; the run's own is made inside it.
     """
@@ -130,6 +132,7 @@ class Experiment:
     batch_size: int
     eval_batch_size: int
     threads: int
+    prefix_cache: int | None
     store: Path
     report: Path
     _parsed: Namespace
@@ -165,10 +168,12 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """Returns the settings every session of this run must share, defaults left out.
 
-        Not among them: folders, and the list of strategies, to which one may be added later.
+        Not among them: folders, the list of strategies, to which one may be added later, and how large the
+        prefix cache is.
         """
         told = yaml.safe_load(self._parser.dump(self._parsed, skip_default=True))
-        return {key: value for key, value in told.items() if key not in _FREE}
+        cached = {} if self.prefix_cache is None else {"prefix_cache": True}
+        return {key: value for key, value in told.items() if key not in _FREE} | cached
 
     def make(self, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
         """Returns a fresh module, and a fresh trainer with fresh callbacks and loggers.
@@ -278,6 +283,7 @@ def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> 
         recipes=recipes,
         adapter=adapter,
         protocols=tuple(parsed.protocols),
+        prefix_cache=None if parsed.prefix_cache is None else parse_bytes(parsed.prefix_cache),
         store=Path(parsed.store),
         report=Path(parsed.report),
         _parsed=parsed,
@@ -296,6 +302,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--eval_batch_size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prefix_cache", type=str | None, default=None)
     parser.add_argument("--store", type=str, default="adapters")
     parser.add_argument("--report", type=str, default="reports")
     parser.add_subclass_arguments(L.LightningModule, "module", required=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from contpeft.adapters import AdaptedModel
+from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
 from contpeft.adapters.fusion import FUSION, FusionAttachment
 from contpeft.digest import json_digest
 from contpeft.errors import UsageError
@@ -78,7 +78,10 @@ class Evaluation:
     def _adapted(self) -> AdaptedModel:
         module = self._experiment.make_module()
         as_classifier(module, "an evaluation")
-        return AdaptedModel.of(module)
+        adapted = AdaptedModel.of(module)
+        if self._experiment.prefix_cache is not None:
+            FrozenPrefix(adapted, PrefixCache(self._experiment.prefix_cache)).__enter__()
+        return adapted
 
     @cached_property
     def _answerer(self) -> Answerer:

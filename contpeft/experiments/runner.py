@@ -11,6 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from contpeft.adapters import AdaptedModel
+from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
 from contpeft.callbacks import ContinualAdapter
 from contpeft.digest import json_digest
 from contpeft.errors import ConfigError
@@ -86,6 +87,8 @@ class _Sequence:
         self._stream = experiment.stream.build(experiment.seed)
         self._store = AdapterStore(experiment.store)
         self._base_features: FeatureCache = {}
+        size = experiment.prefix_cache
+        self._prefix_cache = None if size is None else PrefixCache(size)
         self._done = 0
         for way, recipe in experiment.recipes.items():
             recipe.check_serves(self._stream.scenario, way)
@@ -165,8 +168,9 @@ class _Sequence:
             context, made, told = learn(own)
             registered, scores = registered + made, scores + told
         self._observer(replace(step.progress, phase="evaluate"))
-        answers = own.recipe.route(context, made)
-        scores += self._measure(step.way, context).after(step.index, answers)
+        with self._skipping(context.adapted):
+            answers = own.recipe.route(context, made)
+            scores += self._measure(step.way, context).after(step.index, answers)
         self._store.finish_step(
             self._experiment.name,
             step.way,
@@ -194,8 +198,13 @@ class _Sequence:
         """Lets a recipe that trains nothing look at the task."""
         module, _ = self._fresh(step, [])
         context = self._context(step, AdaptedModel.of(module))
-        step.recipe.start(context)
-        return context, step.recipe.end(context, None), []
+        with self._skipping(context.adapted):
+            step.recipe.start(context)
+            return context, step.recipe.end(context, None), []
+
+    def _skipping(self, adapted: AdaptedModel) -> AbstractContextManager[Any]:
+        """Returns the block in which layers that no adapter changes compute each row once."""
+        return nullcontext() if self._prefix_cache is None else FrozenPrefix(adapted, self._prefix_cache)
 
     def _train(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
         """Trains an adapter for the task, with a fresh trainer."""
@@ -203,6 +212,7 @@ class _Sequence:
             self._store,
             step.data.task,
             recipe=step.recipe,
+            prefix_cache=self._prefix_cache,
             context=lambda adapted: self._context(step, adapted),
         )
         starts = StartScores(lambda: self._measure(step.way, continual.context), step.recipe, step.data)

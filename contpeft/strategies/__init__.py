@@ -1,11 +1,13 @@
 """Continual-learning methods as recipes of six small parts on one interface; routing lives here."""
 
 from contpeft.strategies.about import About
-from contpeft.strategies.answers import ByStatistics, Latest, Merged, RouteByStatistics
+from contpeft.strategies.answers import Averaged, ByStatistics, Latest, Merged, RouteByStatistics, WithAverage
 from contpeft.strategies.consolidate import (
     BestMerge,
+    FillBuffer,
     Freeze,
     GatherStatistics,
+    KeepAverage,
     KeepRows,
     MergeAfter,
     MergeEma,
@@ -22,6 +24,7 @@ from contpeft.strategies.identity import composition_key, recipe_digest, state_k
 from contpeft.strategies.init import (
     DesignedSubspace,
     Fresh,
+    FromCopy,
     FromLast,
     FromMerged,
     HeadOnly,
@@ -33,9 +36,9 @@ from contpeft.strategies.init import (
     ResidualGradient,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
-from contpeft.strategies.penalty import Plus
+from contpeft.strategies.penalty import DarkReplay, Plus, Replay
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Each, ProjectUpdate, Slow
+from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectUpdate, Slow
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 
@@ -44,24 +47,31 @@ __all__ = [
     "About",
     "Answerer",
     "Answers",
+    "Averaged",
     "BestMerge",
     "ByStatistics",
+    "Calibrate",
     "Classifier",
     "Consolidate",
     "Context",
     "Cosine",
+    "DarkReplay",
     "DesignedSubspace",
     "Each",
     "FeatureCache",
     "Features",
+    "FillBuffer",
+    "Follow",
     "Freeze",
     "Fresh",
+    "FromCopy",
     "FromLast",
     "FromMerged",
     "GatherStatistics",
     "Head",
     "HeadOnly",
     "Init",
+    "KeepAverage",
     "KeepRows",
     "Latest",
     "Linear",
@@ -83,11 +93,13 @@ __all__ = [
     "ProtectInputs",
     "Recipe",
     "RepairMerge",
+    "Replay",
     "ResidualGradient",
     "RouteByStatistics",
     "Slow",
     "Then",
     "TrainingData",
+    "WithAverage",
     "as_classifier",
     "best_labels",
     "composition_key",

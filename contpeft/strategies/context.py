@@ -199,10 +199,10 @@ class Context:
         Returns:
             The version, which the part returns from ``end``.
         """
-        last = self._last(part)
+        last = self.last(part)
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return self.store.register(
-            self._memory(part),
+            self.name_of(part),
             AdapterState("memory", {"part": part, **facts}, kept),
             base=self.adapted.base,
             parents=() if last is None else (Parent(last.ref, "continued"),),
@@ -213,15 +213,18 @@ class Context:
 
     def recall(self, part: str) -> AdapterState | None:
         """Returns what a part remembered last; None if it has not yet."""
-        last = self._last(part)
+        last = self.last(part)
         return None if last is None else self.once(f"memory of {last.ref}", lambda: self.store.load(last.ref))
 
-    def _last(self, part: str) -> Version | None:
+    def last(self, part: str = "") -> Version | None:
+        """Returns the newest version of ``line.part``, of the line itself without a part; None if none is."""
         known = (*self.history, *self.registered)
-        return next((v for v in reversed(known) if v.name == self._memory(part)), None)
+        return next((v for v in reversed(known) if v.name == self.name_of(part)), None)
 
-    def _memory(self, part: str) -> str:
-        return f"{self.line or self.task.name}.{part}"
+    def name_of(self, part: str = "") -> str:
+        """Returns the name of what is registered for a part; without one the name of the line."""
+        line = self.line or self.task.name
+        return f"{line}.{part}" if part else line
 
     # --- the task's data ---------------------------------------------------------------------------
 

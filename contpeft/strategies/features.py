@@ -13,7 +13,7 @@ from contpeft.adapters import AdaptedModel
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Base
 
-__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating"]
+__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating", "on_device"]
 
 FeatureCache = dict[tuple[str, str], Tensor]
 """Base features kept by (base fingerprint, data digest)."""
@@ -128,14 +128,15 @@ class Features:
         """Yields raw inputs batch by batch, in their order, on the model's device."""
         classifier, size = as_classifier(self._adapted.module, "answering"), self._batch_size
         for start in range(0, len(inputs), size):
-            yield _to(classifier.collate(inputs[start : start + size]), self._adapted.device)
+            yield on_device(classifier.collate(inputs[start : start + size]), self._adapted.device)
 
     def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
         with evaluating(self._adapted.module):
             return torch.cat([function(batch).cpu() for batch in self.batches(inputs)])
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Returns a batch with its tensors on a device."""
     if isinstance(batch, dict):
-        return {key: _to(value, device) for key, value in batch.items()}
+        return {key: on_device(value, device) for key, value in batch.items()}
     return batch.to(device) if isinstance(batch, Tensor) else batch

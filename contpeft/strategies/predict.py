@@ -94,8 +94,9 @@ class Answerer:
             scaled = scores.double() / (self._temperature(choice) or 1.0)
             for label, probability in zip(classes, scaled.softmax(1).T, strict=True):
                 told.setdefault(label, []).append(probability)
-        means = torch.stack([torch.stack(each).mean(0) for each in told.values()], 1)
-        return best_labels(means, tuple(told), among, str(parallel))
+        joined = [torch.stack(each) for each in told.values()]
+        put = [each.amax(0) if parallel.by == "max" else each.mean(0) for each in joined]
+        return best_labels(torch.stack(put, 1), tuple(told), among, str(parallel))
 
     def _single(
         self, single: Part, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
@@ -160,4 +161,6 @@ def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | N
 
 def task_choice(composition: Composition, group: int) -> Composition:
     """Returns what answers when the task is known: its own choice among several, else the composition."""
+    if isinstance(composition, Parallel) and composition.by == "max":
+        return composition
     return composition.choices[group] if isinstance(composition, Route | Parallel) else composition

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from contpeft.errors import SpecError
+from contpeft.errors import SpecError, suggest
 from contpeft.spec.composition.parts import Part
 from contpeft.spec.composition.value import Value
 
 __all__ = ["Parallel", "Route"]
+
+_By = Literal["mean", "max"]
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,35 @@ class Parallel(Value):
     """All choices answer every row, and their probabilities are put together.
 
     A label's score is the mean of its probabilities over the choices whose head knows it. So heads over the
-    same labels are an ensemble, and of heads over different ones the surest answers.
+    same labels are an ensemble, and of heads over different ones the surest answers. With ``by="max"`` it is
+    the largest of them, and the choices are no experts of a task each: all answer where the task is known.
 
     Attributes:
-        choices: what answers; choice ``k`` serves task ``k`` where the task is known.
+        choices: what answers; with ``by="mean"``, choice ``k`` serves task ``k`` where the task is known.
+        by: how the probabilities of a label are put together.
     """
 
     choices: tuple[Part, ...]
+    by: _By = "mean"
 
     def __post_init__(self) -> None:
-        """Raises :class:`SpecError` if there is no choice."""
+        """Raises :class:`SpecError` if there is no choice, or probabilities are put together otherwise."""
         if not self.choices:
             raise SpecError("nothing in parallel has no answer; give one choice at least")
+        if self.by not in get_args(_By):
+            raise SpecError(
+                f"probabilities cannot be put together by {self.by!r}{suggest(self.by, get_args(_By))}"
+            )
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
         return tuple(ref for choice in self.choices for ref in choice.refs())
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the composition as JSON."""
-        return {"type": "parallel", "choices": [choice.to_json() for choice in self.choices]}
+        """Returns the composition as JSON; put together by the mean it has no such key."""
+        told = {"type": "parallel", "choices": [choice.to_json() for choice in self.choices]}
+        return told if self.by == "mean" else {**told, "by": self.by}
 
     def __str__(self) -> str:
-        return f"parallel({', '.join(map(str, self.choices))})"
+        told = ", ".join(map(str, self.choices))
+        return f"parallel({told})" if self.by == "mean" else f"parallel by {self.by}({told})"

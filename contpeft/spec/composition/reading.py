@@ -47,7 +47,7 @@ _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Composition]]] = {
     "fuse": lambda value: Fuse(
         tuple(each["ref"] for each in value["over"]), value["fusion"], value.get("head")
     ),
-    "parallel": lambda value: Parallel(_parts(value["choices"])),
+    "parallel": lambda value: Parallel(_parts(value["choices"]), value.get("by", "mean")),
     "route": lambda value: Route(value["router"], _parts(value["choices"])),
     "single": lambda value: Single(value["ref"], value.get("head")),
     "stack": lambda value: Stack(_parts(value["parts"]), value.get("head")),

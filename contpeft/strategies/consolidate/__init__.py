@@ -1,7 +1,9 @@
 """Parts: what happens once a task is learnt."""
 
 from contpeft.strategies.consolidate.best_merge import BestMerge
+from contpeft.strategies.consolidate.fill_buffer import FillBuffer
 from contpeft.strategies.consolidate.freeze import Freeze
+from contpeft.strategies.consolidate.keep_average import KeepAverage
 from contpeft.strategies.consolidate.keep_rows import KeepRows
 from contpeft.strategies.consolidate.merge_after import MergeAfter
 from contpeft.strategies.consolidate.merge_ema import MergeEma
@@ -14,8 +16,10 @@ from contpeft.strategies.consolidate.then import Then
 
 __all__ = [
     "BestMerge",
+    "FillBuffer",
     "Freeze",
     "GatherStatistics",
+    "KeepAverage",
     "KeepRows",
     "MergeAfter",
     "MergeEma",

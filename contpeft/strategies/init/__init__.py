@@ -2,6 +2,7 @@
 
 from contpeft.strategies.init.designed_subspace import DesignedSubspace
 from contpeft.strategies.init.fresh import Fresh
+from contpeft.strategies.init.from_copy import FromCopy
 from contpeft.strategies.init.from_last import FromLast
 from contpeft.strategies.init.from_merged import FromMerged
 from contpeft.strategies.init.fuse_all import FuseAll
@@ -16,6 +17,7 @@ from contpeft.strategies.init.residual_gradient import ResidualGradient
 __all__ = [
     "DesignedSubspace",
     "Fresh",
+    "FromCopy",
     "FromLast",
     "FromMerged",
     "FuseAll",

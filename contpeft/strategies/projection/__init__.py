@@ -1,7 +1,15 @@
 """Parts: a correction of the update the optimizer has just applied."""
 
+from contpeft.strategies.projection.calibrate import Calibrate
 from contpeft.strategies.projection.each import Each
+from contpeft.strategies.projection.follow import Follow
 from contpeft.strategies.projection.project_update import ProjectUpdate
 from contpeft.strategies.projection.slow import Slow
 
-__all__ = ["Each", "ProjectUpdate", "Slow"]
+__all__ = [
+    "Calibrate",
+    "Each",
+    "Follow",
+    "ProjectUpdate",
+    "Slow",
+]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.averages import AVERAGES
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
 from contpeft.strategies.recipes.prompts import PROMPTS
+from contpeft.strategies.recipes.replay import REPLAY
 from contpeft.strategies.recipes.subspaces import SUBSPACES
 
 __all__ = [
+    "AVERAGES",
     "BOUNDS",
     "FAMILIES",
     "FUSIONS",
@@ -19,6 +22,7 @@ __all__ = [
     "MERGING",
     "PROMPTS",
     "RECIPES",
+    "REPLAY",
     "SUBSPACES",
     "find_recipe",
 ]
@@ -28,6 +32,8 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
     "isolation": ISOLATION,
     "merging": MERGING,
     "subspaces": SUBSPACES,
+    "replay": REPLAY,
+    "averages": AVERAGES,
     "prompts": PROMPTS,
     "fusion": FUSIONS,
 }

@@ -15,12 +15,21 @@ from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.serving import serving_state
-from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
+from contpeft.adapters.statistics import (
+    RULES,
+    STATISTICS_RULES,
+    ClassStatistics,
+    KeptFeatures,
+    RidgeStatistics,
+    Rule,
+    StatisticsHead,
+)
 from contpeft.adapters.tuners.adamix import adamix_consistency
 
 __all__ = [
     "MOMENTS",
     "RULES",
+    "STATISTICS_RULES",
     "AdaptedModel",
     "AnySpec",
     "Attachment",
@@ -28,9 +37,11 @@ __all__ = [
     "ClassStatistics",
     "CosineHead",
     "Factors",
+    "KeptFeatures",
     "LinearHead",
     "LiveFactors",
     "Load",
+    "RidgeStatistics",
     "Rule",
     "StatisticsHead",
     "adamix_consistency",

@@ -11,10 +11,12 @@ from contpeft.adapters.fingerprint import tensor_items
 from contpeft.adapters.folder import changed_modules, state_from_peft
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.methods import check_spec, method_names
+from contpeft.adapters.mixed import Mixed
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.serving import serving_state
+from contpeft.adapters.stacked import directions
 from contpeft.adapters.statistics import (
     RULES,
     STATISTICS_RULES,
@@ -41,6 +43,7 @@ __all__ = [
     "LinearHead",
     "LiveFactors",
     "Load",
+    "Mixed",
     "RidgeStatistics",
     "Rule",
     "StatisticsHead",
@@ -50,6 +53,7 @@ __all__ = [
     "check_head",
     "check_spec",
     "competing",
+    "directions",
     "find_head",
     "find_model",
     "head_state",

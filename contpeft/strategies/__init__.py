@@ -1,13 +1,21 @@
 """Continual-learning methods as recipes of six small parts on one interface; routing lives here."""
 
 from contpeft.strategies.about import About
-from contpeft.strategies.answers import ByStatistics, Latest, RouteByStatistics
-from contpeft.strategies.consolidate import Freeze, GatherStatistics, Then
+from contpeft.strategies.answers import (
+    ByStatistics,
+    Classify,
+    Latest,
+    MixByArrow,
+    MixByStatistics,
+    RouteByStatistics,
+    TheSurest,
+)
+from contpeft.strategies.consolidate import Freeze, GatherRidge, GatherStatistics, KeepFeatures, Then
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, state_key
-from contpeft.strategies.init import Fresh, FromLast, HeadOnly, NoAdapter, OnTop
+from contpeft.strategies.init import FirstTask, Fresh, FromLast, HeadOnly, NoAdapter, OnTop
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import Plus
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
@@ -22,21 +30,27 @@ __all__ = [
     "Answers",
     "ByStatistics",
     "Classifier",
+    "Classify",
     "Consolidate",
     "Context",
     "Cosine",
     "Each",
     "FeatureCache",
     "Features",
+    "FirstTask",
     "Freeze",
     "Fresh",
     "FromLast",
+    "GatherRidge",
     "GatherStatistics",
     "Head",
     "HeadOnly",
     "Init",
+    "KeepFeatures",
     "Latest",
     "Linear",
+    "MixByArrow",
+    "MixByStatistics",
     "NoAdapter",
     "OnTop",
     "Own",
@@ -46,6 +60,7 @@ __all__ = [
     "Recipe",
     "RouteByStatistics",
     "Slow",
+    "TheSurest",
     "Then",
     "TrainingData",
     "as_classifier",

@@ -86,7 +86,8 @@ class StatisticsHead(nn.Module):
         scores, groups = self(features), torch.tensor(self.groups, device=features.device)
         count = int(groups.max()) + 1
         none = scores.new_full((len(scores), count), -torch.inf)
-        return none.scatter_reduce(1, groups.expand(len(scores), -1), scores, "amax")
+        best: Tensor = none.scatter_reduce(1, groups.expand(len(scores), -1), scores, "amax")
+        return best
 
     def route(self, features: Tensor) -> Tensor:
         """Returns for features ``(B, d)`` the task index ``(B,)`` of the best entry."""

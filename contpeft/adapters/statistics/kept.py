@@ -125,9 +125,9 @@ def _softmax_regression(features: Tensor, entries: Tensor, count: int, decay: fl
     def closure() -> float:
         optimizer.zero_grad()
         loss = F.cross_entropy(F.linear(features, weight, bias), entries) + decay / 2 * (weight**2).sum()
-        loss.backward()
-        return float(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()

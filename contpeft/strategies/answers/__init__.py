@@ -1,6 +1,16 @@
 """Parts: which compositions answer after a task."""
 
-from contpeft.strategies.answers.by_statistics import ByStatistics, RouteByStatistics
+from contpeft.strategies.answers.by_statistics import ByStatistics, Classify, RouteByStatistics
 from contpeft.strategies.answers.latest import Latest, Stacked
+from contpeft.strategies.answers.mixtures import MixByArrow, MixByStatistics, TheSurest
 
-__all__ = ["ByStatistics", "Latest", "RouteByStatistics", "Stacked"]
+__all__ = [
+    "ByStatistics",
+    "Classify",
+    "Latest",
+    "MixByArrow",
+    "MixByStatistics",
+    "RouteByStatistics",
+    "Stacked",
+    "TheSurest",
+]

@@ -1,7 +1,9 @@
 """Parts: what happens once a task is learnt."""
 
 from contpeft.strategies.consolidate.freeze import Freeze
+from contpeft.strategies.consolidate.kept_features import KeepFeatures
+from contpeft.strategies.consolidate.ridge import GatherRidge
 from contpeft.strategies.consolidate.statistics import GatherStatistics
 from contpeft.strategies.consolidate.then import Then
 
-__all__ = ["Freeze", "GatherStatistics", "Then"]
+__all__ = ["Freeze", "GatherRidge", "GatherStatistics", "KeepFeatures", "Then"]

@@ -25,6 +25,7 @@ from contpeft.adapters.statistics import (
     RidgeStatistics,
     Rule,
     StatisticsHead,
+    SubspacePrototypes,
 )
 from contpeft.adapters.tuners.adamix import adamix_consistency
 
@@ -47,6 +48,7 @@ __all__ = [
     "RidgeStatistics",
     "Rule",
     "StatisticsHead",
+    "SubspacePrototypes",
     "adamix_consistency",
     "build_head",
     "changed_modules",

@@ -2,6 +2,7 @@
 
 from contpeft.strategies.about import About
 from contpeft.strategies.answers import (
+    BeforeAndAfter,
     ByStatistics,
     Classify,
     Latest,
@@ -10,7 +11,16 @@ from contpeft.strategies.answers import (
     RouteByStatistics,
     TheSurest,
 )
-from contpeft.strategies.consolidate import Freeze, GatherRidge, GatherStatistics, KeepFeatures, Then
+from contpeft.strategies.consolidate import (
+    AlignClassifier,
+    Freeze,
+    GatherRidge,
+    GatherStatistics,
+    GatherSubspaces,
+    KeepFeatures,
+    KeepThresholds,
+    Then,
+)
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
@@ -22,12 +32,15 @@ from contpeft.strategies.predict import Answerer, best_labels, task_choice
 from contpeft.strategies.projection import Each, Slow
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
+from contpeft.strategies.rejection import Judged, Rejection
 
 __all__ = [
     "RECIPES",
     "About",
+    "AlignClassifier",
     "Answerer",
     "Answers",
+    "BeforeAndAfter",
     "ByStatistics",
     "Classifier",
     "Classify",
@@ -43,10 +56,13 @@ __all__ = [
     "FromLast",
     "GatherRidge",
     "GatherStatistics",
+    "GatherSubspaces",
     "Head",
     "HeadOnly",
     "Init",
+    "Judged",
     "KeepFeatures",
+    "KeepThresholds",
     "Latest",
     "Linear",
     "MixByArrow",
@@ -58,6 +74,7 @@ __all__ = [
     "Plus",
     "Projection",
     "Recipe",
+    "Rejection",
     "RouteByStatistics",
     "Slow",
     "TheSurest",

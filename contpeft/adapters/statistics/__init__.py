@@ -8,6 +8,7 @@ from contpeft.adapters.statistics.class_statistics import RULES, ClassStatistics
 from contpeft.adapters.statistics.head import STATISTICS_RULES, StatisticsHead, check_statistics
 from contpeft.adapters.statistics.kept import GATE, NEAREST, KeptFeatures
 from contpeft.adapters.statistics.ridge import RIDGE, RidgeStatistics
+from contpeft.adapters.statistics.subspaces import SUBSPACES, SubspacePrototypes
 
 __all__ = [
     "GATE",
@@ -15,10 +16,12 @@ __all__ = [
     "RIDGE",
     "RULES",
     "STATISTICS_RULES",
+    "SUBSPACES",
     "ClassStatistics",
     "KeptFeatures",
     "RidgeStatistics",
     "Rule",
     "StatisticsHead",
+    "SubspacePrototypes",
     "check_statistics",
 ]

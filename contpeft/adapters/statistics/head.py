@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from contpeft.adapters.statistics import scorers
 from contpeft.adapters.statistics.kept import GATE, NEAREST
 from contpeft.adapters.statistics.ridge import RIDGE
+from contpeft.adapters.statistics.subspaces import SUBSPACES
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import HeadSpec
 
@@ -34,6 +35,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     RIDGE: _Kind(scorers.Lifted, frozenset({"gram", "targets", "weight"})),
     GATE: _Kind(scorers.gate, frozenset({"bias", "entries", "features", "weight"})),
     NEAREST: _Kind(scorers.Nearest, frozenset({"entries", "features"})),
+    SUBSPACES: _Kind(scorers.Subspaces, frozenset({"prototypes"})),
 }
 STATISTICS_RULES: Final = tuple(_KINDS)
 
@@ -51,6 +53,7 @@ class StatisticsHead(nn.Module):
     * ``"ridge"``: ridge regression on random features (McDonnell et al. 2023, RanPAC).
     * ``"gate"``: softmax regression over a few features kept of every class.
     * ``"nearest"``: the mean cosine to the nearest of these.
+    * ``"subspaces"``: cosines to prototypes in the subspaces of all adapters (Zhou et al. 2024, EASE).
 
     Args:
         spec: labels, groups, rule and what the rule needs.
@@ -78,12 +81,17 @@ class StatisticsHead(nn.Module):
         scores: Tensor = self._scorer(F.normalize(features.double(), dim=1))
         return scores
 
-    def of_groups(self, features: Tensor) -> Tensor:
+    def of_groups(self, features: Tensor, normed: bool = False) -> Tensor:
         """Returns for features ``(B, d)`` the score of each task's best entry, ``(B, T)``.
 
         A task without an entry has ``-inf``.
+
+        Args:
+            features: as the head takes them.
+            normed: whether scores become log-probabilities over all entries first.
         """
         scores, groups = self(features), torch.tensor(self.groups, device=features.device)
+        scores = scores.log_softmax(1) if normed else scores
         count = int(groups.max()) + 1
         none = scores.new_full((len(scores), count), -torch.inf)
         best: Tensor = none.scatter_reduce(1, groups.expand(len(scores), -1), scores, "amax")

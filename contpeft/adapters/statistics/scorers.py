@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from contpeft.adapters.statistics.ridge import lift, random_map
 from contpeft.errors import SpecError
 
-__all__ = ["Affine", "Lifted", "Mahalanobis", "Nearest", "gate", "lda", "means", "oas_shrinkage"]
+__all__ = ["Affine", "Lifted", "Mahalanobis", "Nearest", "Subspaces", "gate", "lda", "means", "oas_shrinkage"]
 
 Tensors = Mapping[str, Tensor]
 Options = Mapping[str, Any]
@@ -134,6 +134,29 @@ class Nearest(nn.Module):
         cosines = unit @ self.features.T
         found = [cosines[:, self.entries == entry] for entry in range(int(self.entries.max()) + 1)]
         return torch.stack([each.topk(min(self._count, each.shape[1])).values.mean(1) for each in found], 1)
+
+
+class Subspaces(nn.Module):
+    """The cosine in a class's own subspace, and a share of those in the others (EASE, equation 10).
+
+    Args:
+        options: ``groups``, the own subspace of each class; ``share``.
+        tensors: ``prototypes`` (C, T, d).
+    """
+
+    prototypes: Tensor
+
+    def __init__(self, options: Options, tensors: Tensors) -> None:
+        super().__init__()
+        prototypes = F.normalize(tensors["prototypes"].double(), dim=2)
+        own = F.one_hot(torch.tensor(options["groups"]), prototypes.shape[1]).to(prototypes)
+        counts = own + float(options["share"]) * (1 - own)
+        self.register_buffer("prototypes", prototypes * counts[:, :, None], persistent=False)
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """Returns scores ``(B, C)`` of features ``(B, T d)``."""
+        blocks = F.normalize(unit.reshape(len(unit), self.prototypes.shape[1], -1), dim=2)
+        return F.linear(blocks.flatten(1), self.prototypes.flatten(1))
 
 
 def means(options: Options, tensors: Tensors) -> nn.Module:

@@ -3,8 +3,10 @@
 from contpeft.strategies.answers.by_statistics import ByStatistics, Classify, RouteByStatistics
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.mixtures import MixByArrow, MixByStatistics, TheSurest
+from contpeft.strategies.answers.stages import BeforeAndAfter
 
 __all__ = [
+    "BeforeAndAfter",
     "ByStatistics",
     "Classify",
     "Latest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,18 +13,16 @@ from contpeft.spec import AdapterState, Base, HeadSpec, Parent, Part, Version
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.over import Over, sources, told_json
 
-__all__ = ["Gathering"]
+__all__ = ["Gathering", "OverFixed"]
 
 
 @dataclass(frozen=True)
-class Gathering:
-    """Statistics of the features that stay as they are: of the bare base, or of the first task's adapter.
+class Gathering(ABC):
+    """Statistics of features, kept as versions that go on from task to task."""
 
-    Attributes:
-        over: whose features; ``"first"`` for the first task's adapter, ``"first+base"`` for both together.
-    """
-
-    over: Over = field(default="base", kw_only=True)
+    @abstractmethod
+    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+        """Returns what computes the features."""
 
     def data(self, context: Context) -> TrainingData:
         """Returns the task's examples.
@@ -32,10 +31,6 @@ class Gathering:
             UnsupportedError: if the caller gave none.
         """
         return context.training_data("gathering class statistics")
-
-    def parts(self, context: Context) -> tuple[Base | Part, ...]:
-        """Returns what computes the features."""
-        return sources(self.over, context.adapters_with(context.registered))
 
     def told(self, context: Context) -> list[dict[str, Any]]:
         """Returns the same as a version names it."""
@@ -78,5 +73,28 @@ class Gathering:
         return next((v for v in reversed(context.history) if v.name == name), None)
 
     def _name(self, context: Context, rule: str) -> str:
-        own = {"base": rule, "first": f"{rule}-first", "first+base": f"{rule}-first-and-base"}[self.over]
+        own = self.called(rule)
         return f"{context.line}.{own}" if context.line else own
+
+    def called(self, rule: str) -> str:
+        """Returns what the statistics of a rule are called within the line."""
+        return rule
+
+
+@dataclass(frozen=True)
+class OverFixed(Gathering):
+    """Statistics of features that stay as they are: of the bare base, or of the first task's adapter.
+
+    Attributes:
+        over: whose features; ``"first"`` for the first task's adapter, ``"first+base"`` for both together.
+    """
+
+    over: Over = field(default="base", kw_only=True)
+
+    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+        """Returns what computes the features."""
+        return sources(self.over, context.adapters_with(context.registered))
+
+    def called(self, rule: str) -> str:
+        """Returns the rule, and whose features where they are not the base's."""
+        return {"base": rule, "first": f"{rule}-first", "first+base": f"{rule}-first-and-base"}[self.over]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.alignment import ALIGNMENT
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
 from contpeft.strategies.recipes.isolation import ISOLATION
 
-__all__ = ["BOUNDS", "CLASS_STATISTICS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["ALIGNMENT", "BOUNDS", "CLASS_STATISTICS", "ISOLATION", "RECIPES", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
     **CLASS_STATISTICS,
     **ISOLATION,
+    **ALIGNMENT,
 }
 
 

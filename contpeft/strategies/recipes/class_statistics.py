@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from contpeft.adapters import Rule
 from contpeft.strategies.answers import Classify
-from contpeft.strategies.consolidate import GatherRidge, GatherStatistics
+from contpeft.strategies.consolidate import GatherRidge, GatherStatistics, GatherSubspaces
 from contpeft.strategies.head import Cosine, Own
-from contpeft.strategies.init import FirstTask, NoAdapter
+from contpeft.strategies.init import FirstTask, Fresh, NoAdapter
 from contpeft.strategies.recipe import Recipe
 
 __all__ = ["CLASS_STATISTICS"]
@@ -55,4 +55,12 @@ CLASS_STATISTICS: dict[str, Recipe] = {
     "aper-lda": _aper("lda", "LDA"),
     "ranpac": _RANPAC,
     "ranpac-frozen": _RANPAC_FROZEN,
+    "ease": Recipe(
+        init=Fresh(),
+        head=Cosine(),
+        consolidate=GatherSubspaces(),
+        answers=Classify("subspaces"),
+        what="An adapter per task; prototypes of all classes in the subspaces of all adapters.",
+        paper="Zhou et al. 2024, arXiv 2403.12030",
+    ),
 }

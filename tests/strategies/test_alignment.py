@@ -84,7 +84,6 @@ def test_the_head_alone_is_aligned(way: Way) -> None:
         heads = trained.head_tensors(), aligned.head_tensors()
         assert not torch.equal(heads[0]["weight"], heads[1]["weight"])
         assert heads[0]["weight"].shape == heads[1]["weight"].shape
-    AdapterStore  # noqa: B018
     assert way.context(0).adapted.verify_base().fingerprint == way.store.show("way@1").base.fingerprint
 
 

@@ -34,8 +34,8 @@ class AlignClassifier:
 
     Zhang et al. 2023, "SLCA: Slow Learner with Classifier Alignment", ICCV, arXiv 2303.05118, section 3.3.
     The loss is cross-entropy over ``l / (0.1 m)`` with ``m`` the mean over tasks of the norm of a row's
-    scores for that task's classes. Deviations: plain SGD with momentum (no cosine schedule, no decay), means are not
-    rescaled for old tasks, and covariances are shrunk, for classes with fewer examples than features.
+    scores for that task's classes. Deviations: plain SGD with momentum (no cosine schedule, no decay), means
+    are not rescaled for old tasks, and covariances are shrunk, for classes with fewer examples than features.
 
     Attributes:
         draws: features a class.

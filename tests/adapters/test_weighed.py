@@ -100,9 +100,7 @@ def test_embeddings_and_lacking_layers_are_refused() -> None:
     model = Model()
     with (
         StackedLora([words]).weighed(model, lambda _module, _x: torch.ones(1, 1, 1)),
-        pytest.raises(
-            UnsupportedError, match=r"^'words' is an embedding; adapters of those cannot be mixed$"
-        ),
+        pytest.raises(UnsupportedError, match=r"^'words' is an embedding; adapters of those cannot be"),
     ):
         model.words(torch.tensor([[1]]))
     with (

@@ -13,9 +13,13 @@ INSTALL := $(PIP) -qq install
 PYTHON := python3.11 python3 python3.12 python3.13
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/[a-z]*.py))
 
+# Streams that strategies are compared on, with three seeds and with one.
+COMPARED := cl-benchmark clinc150 wordnet newsgroups
+ONCE := vader fashion-mnist
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench $(BENCHMARKS) acceptance docs lock clean help
+.PHONY: demo test lint bench $(BENCHMARKS) acceptance acceptance-strategies docs lock clean help
 
 demo: $(STAMP) ## run the quickstart: real tasks one after another, ending in a report
 	$(BIN)/contpeft run experiments/quickstart.yaml
@@ -43,9 +47,16 @@ bench-adapters: $(ADAPTERHUB_STAMP)
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
-docs: $(STAMP) ## write the generated pages (docs/cli.md, docs/methods.md) anew
+acceptance-strategies: $(STAMP) ## compare the strategies on real streams (hours; run again, it goes on)
+	$(BIN)/contpeft data fetch vader wordnet fashion-mnist dinov2
+	$(BIN)/python experiments/compare.py $(COMPARED:%=experiments/strategies/%.yaml)
+	$(BIN)/python experiments/compare.py --seeds 0 $(ONCE:%=experiments/strategies/%.yaml)
+	$(BIN)/python experiments/orderings.py
+
+docs: $(STAMP) ## write the generated pages (docs/cli.md, docs/methods.md, docs/strategies/recipes.md) anew
 	$(BIN)/typer contpeft.cli utils docs --name contpeft --output docs/cli.md
 	$(BIN)/contpeft methods --markdown > docs/methods.md
+	$(BIN)/contpeft strategies --markdown > docs/strategies/recipes.md
 
 lock: ## write constraints.txt from what .venv holds
 	@$(INSTALL) --editable '.[bench]'

@@ -23,9 +23,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 import contpeft
+from contpeft.strategies.page import strategies_page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ def test_command_line_page_is_up_to_date(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert page.read_text() == (ROOT / "docs" / "cli.md").read_text(), "run `make docs`"
+
+
+def test_strategies_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "strategies" / "recipes.md").read_text()
+    assert strategies_page() == page, "run `make docs`"
 
 
 def test_methods_page_is_up_to_date() -> None:

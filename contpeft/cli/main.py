@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import contpeft
-from contpeft.cli import data, methods, run, search, store
+from contpeft.cli import data, methods, run, search, store, strategies
 from contpeft.errors import ContpeftError
 
 __all__ = ["app", "main"]
@@ -49,6 +49,7 @@ app.command(epilog=run.RUN_EXAMPLES)(run.run)
 app.command(epilog=search.SEARCH_EXAMPLES)(search.search)
 app.command(epilog=run.REPORT_EXAMPLES)(run.report)
 app.command(epilog=methods.METHODS_EXAMPLES)(methods.methods)
+app.add_typer(strategies.app, name="strategies")
 app.add_typer(data.app, name="data")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +21,8 @@ from contpeft.experiments.sources import Source
 from contpeft.experiments.streams import split_by_class, split_by_column, validating
 from contpeft.experiments.tasks import TaskStream
 from contpeft.spec import AdapterSpec, Protocol, Scenario, check_name
-from contpeft.strategies import find_recipe
+from contpeft.strategies import Recipe
+from contpeft.strategies.reading import read_recipes
 
 __all__ = [
     "Experiment",
@@ -110,7 +111,7 @@ class Experiment:
         name: the run's name; what its adapters are named after.
         seed: draws rows, initial weights and the order of batches.
         stream: the tasks.
-        strategies: names of the ways to run.
+        recipes: the ways to run, by name.
         adapter: how a fresh adapter is made.
         protocols: which accuracies to measure.
         batch_size: rows per training step.
@@ -123,7 +124,7 @@ class Experiment:
     name: str
     seed: int
     stream: StreamConfig
-    strategies: tuple[str, ...]
+    recipes: Mapping[str, Recipe]
     adapter: AdapterSpec
     protocols: tuple[Protocol, ...]
     batch_size: int
@@ -133,6 +134,11 @@ class Experiment:
     report: Path
     _parsed: Namespace
     _parser: ArgumentParser
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Names of the ways to run."""
+        return tuple(self.recipes)
 
     @property
     def max_epochs(self) -> int:
@@ -145,6 +151,16 @@ class Experiment:
         told = self._parsed.module.get("init_args") or {}
         rate = None if told.get("optimizer") is not None else told.get("learning_rate")
         return None if rate is None else float(rate)
+
+    def only(self, way: str) -> Experiment:
+        """Returns the same with one of its ways alone.
+
+        Raises:
+            NotFoundError: if it has no way of that name.
+        """
+        if way not in self.recipes:
+            raise NotFoundError(f"experiment {self.name!r} has no way {way!r}{suggest(way, self.recipes)}")
+        return replace(self, recipes={way: self.recipes[way]})
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings every session of this run must share, defaults left out.
@@ -251,8 +267,7 @@ def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> 
     except ArgumentError as error:
         raise ConfigError(f"{where}: {_explain(str(error), parser, full)}") from error
     check_name(parsed.name, "run")
-    for name in parsed.strategies:
-        find_recipe(name)
+    recipes = {way: recipe for each in parsed.strategies for way, recipe in read_recipes(each).items()}
     adapter = AdapterSpec.from_json(parsed.adapter)
     check_spec(adapter)
     made = parser.instantiate(Namespace(stream=parsed.stream))  # type: ignore[no-untyped-call]
@@ -260,7 +275,7 @@ def parse_experiment(document: Mapping[str, Any], where: str = "experiment") -> 
     return Experiment(
         **{key: parsed[key] for key in plain},
         stream=made.stream,
-        strategies=tuple(dict.fromkeys(parsed.strategies)),
+        recipes=recipes,
         adapter=adapter,
         protocols=tuple(parsed.protocols),
         store=Path(parsed.store),
@@ -275,7 +290,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--name", type=str, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stream", type=StreamConfig, required=True)
-    parser.add_argument("--strategies", type=list[str], required=True)
+    parser.add_argument("--strategies", type=list[str | dict[str, Any]], required=True)
     parser.add_argument("--adapter", type=dict[str, Any], default={"method": "lora", "r": 8, "alpha": 16})
     parser.add_argument("--protocols", type=list[Protocol], default=["task_aware", "all_classes"])
     parser.add_argument("--batch_size", type=int, default=32)

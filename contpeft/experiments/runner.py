@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader
 from contpeft.adapters import AdaptedModel
 from contpeft.callbacks import ContinualAdapter
 from contpeft.digest import json_digest
+from contpeft.errors import ConfigError
 from contpeft.experiments.config import Experiment
 from contpeft.experiments.measure import Measure, StartScores
 from contpeft.experiments.progress import Observer, Progress, ProgressCallback
 from contpeft.experiments.tasks import TaskData
 from contpeft.spec import Score, Version
-from contpeft.store import AdapterStore, Run, Status
+from contpeft.store import AdapterStore, Run, Status, Step
 from contpeft.strategies import (
     Classifier,
     Context,
@@ -35,7 +36,7 @@ from contpeft.strategies import (
     Recipe,
     TrainingData,
     as_classifier,
-    find_recipe,
+    recipe_digest,
 )
 
 __all__ = ["run_experiment"]
@@ -60,7 +61,7 @@ def run_experiment(experiment: Experiment, observer: Observer | None = None) -> 
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Task:
     """One task learnt one way: index in the stream, what is learnt, and what was registered before."""
 
     way: str
@@ -82,10 +83,13 @@ class _Sequence:
         self._store = AdapterStore(experiment.store)
         self._base_features: FeatureCache = {}
         self._done = 0
-        recipes = [find_recipe(way) for way in experiment.strategies]
-        for way, recipe in zip(experiment.strategies, recipes, strict=True):
+        for way, recipe in experiment.recipes.items():
             recipe.check_serves(self._stream.scenario, way)
-        self._total = sum(self._batches(r, step, data) for r in recipes for step, data in self._tasks(r))
+        self._total = sum(
+            self._batches(recipe, step, data)
+            for recipe in experiment.recipes.values()
+            for step, data in self._tasks(recipe)
+        )
 
     def run(self) -> Run:
         """Runs every way; the store learns how it ended."""
@@ -99,8 +103,8 @@ class _Sequence:
         )
         status: Status = "interrupted"
         try:
-            for way in self._experiment.strategies:
-                self._run_way(way, find_recipe(way))
+            for way, recipe in self._experiment.recipes.items():
+                self._run_way(way, recipe)
             status = "finished"
         except Exception:
             status = "failed"
@@ -121,6 +125,7 @@ class _Sequence:
 
     def _run_way(self, way: str, recipe: Recipe) -> None:
         finished = {step.step: step for step in self._store.steps(self._experiment.name, way)}
+        self._check_same(way, recipe, finished.values())
         history: tuple[Version, ...] = ()
         tasks = self._tasks(recipe)
         for place, (index, data) in enumerate(tasks):
@@ -129,13 +134,22 @@ class _Sequence:
                 history += tuple(map(self._store.show, finished[index].versions))
             else:
                 self._observer(at)
-                history += self._run_step(_Step(way, recipe, index, data, history, at))
+                history += self._run_step(_Task(way, recipe, index, data, history, at))
                 # Module, trainer and callbacks refer to each other: without this, base models pile up.
                 gc.collect()
             self._done += self._batches(recipe, index, data)
             self._observer(replace(at, phase="kept" if index in finished else "finished", done=self._done))
 
-    def _run_step(self, step: _Step) -> tuple[Version, ...]:
+    def _check_same(self, way: str, recipe: Recipe, finished: Iterable[Step]) -> None:
+        """Refuses to go on with a way whose recipe has become another one."""
+        told = {str(step.detail["recipe"]) for step in finished if "recipe" in step.detail}
+        if told - {recipe_digest(recipe)}:
+            raise ConfigError(
+                f"way {way!r} of run {self._experiment.name!r} was begun with another recipe; "
+                "give the changed one another name"
+            )
+
+    def _run_step(self, step: _Task) -> tuple[Version, ...]:
         """Learns one task, measures, and writes it all down; returns what was registered."""
         started = time.monotonic()
         learn = self._train if step.recipe.init.trains(step.index) else self._observe
@@ -152,17 +166,18 @@ class _Sequence:
             versions=[version.ref for version in registered],
             scores=scores,
             seconds=time.monotonic() - started,
+            detail={"recipe": recipe_digest(step.recipe)},
         )
         return registered
 
-    def _observe(self, step: _Step) -> tuple[Context, tuple[Version, ...], list[Score]]:
+    def _observe(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
         """Lets a recipe that trains nothing look at the task."""
         module, _ = self._fresh(step, [])
         context = self._context(step, AdaptedModel.of(module))
         step.recipe.start(context)
         return context, step.recipe.end(context, None), []
 
-    def _train(self, step: _Step) -> tuple[Context, tuple[Version, ...], list[Score]]:
+    def _train(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
         """Trains an adapter for the task, with a fresh trainer."""
         continual = ContinualAdapter(
             self._store,
@@ -183,7 +198,7 @@ class _Sequence:
             raise
         return continual.context, continual.registered, starts.scores
 
-    def _fresh(self, step: _Step, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
+    def _fresh(self, step: _Task, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
         """Returns a module and a trainer, with the random generators set for the step.
 
         The module is built from the run's seed, so that weights its checkpoint lacks are the same
@@ -212,7 +227,7 @@ class _Sequence:
 
         return DataLoader(rows, self._experiment.batch_size, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
 
-    def _context(self, step: _Step, adapted: AdaptedModel) -> Context:
+    def _context(self, step: _Task, adapted: AdaptedModel) -> Context:
         train = step.data.train
         return Context(
             adapted=adapted,

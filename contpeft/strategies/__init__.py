@@ -24,7 +24,7 @@ from contpeft.strategies.consolidate import (
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
-from contpeft.strategies.identity import composition_key, state_key
+from contpeft.strategies.identity import composition_key, recipe_digest, state_key
 from contpeft.strategies.init import FirstTask, Fresh, FromLast, HeadOnly, NoAdapter, OnTop
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import Plus
@@ -85,6 +85,7 @@ __all__ = [
     "composition_key",
     "evaluating",
     "find_recipe",
+    "recipe_digest",
     "state_key",
     "task_choice",
 ]

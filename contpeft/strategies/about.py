@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-__all__ = ["About", "Need", "parts_in", "summary", "told"]
+__all__ = ["About", "Need", "parts_in", "summary_of", "told"]
 
 Need = Literal["examples", "features", "lora", "old data", "task id"]
 """What a part cannot do without.
@@ -31,15 +31,15 @@ class About:
     needs: frozenset[Need] = frozenset()
 
 
-def told(part: Any) -> About:
-    """Returns what is told of a part; one that tells nothing needs nothing."""
-    found = getattr(type(part), "about", None)
+def told(part: type) -> About:
+    """Returns what is told of a class of parts; one that tells nothing needs nothing."""
+    found = getattr(part, "about", None)
     return found if isinstance(found, About) else About()
 
 
-def summary(thing: Any) -> str:
+def summary_of(part: type) -> str:
     """Returns the first line of a part's docstring."""
-    lines = (type(thing).__doc__ or "").strip().splitlines()
+    lines = (part.__doc__ or "").strip().splitlines()
     return lines[0] if lines else ""
 
 

@@ -83,7 +83,7 @@ class Recipe:
     def needs(self) -> frozenset[Need]:
         """Returns what its parts cannot do without."""
         return frozenset(
-            need for parts in self.parts().values() for part in parts for need in told(part).needs
+            need for parts in self.parts().values() for part in parts for need in told(type(part)).needs
         )
 
     def check_serves(self, scenario: Scenario, name: str) -> None:

@@ -234,4 +234,4 @@ def test_a_recipe_without_them_adds_and_corrects_nothing(store: AdapterStore) ->
 def test_parts_are_values(store: AdapterStore) -> None:
     assert replace(find_recipe("sequential"), head=Linear(grow=True)) == find_recipe("sequential-linear")
     assert Recipe(init=FromLast(), head=Cosine(grow=True)) == find_recipe("sequential")
-    assert (NoAdapter().trains, FromLast().trains, Own() == Own()) == (False, True, True)
+    assert (NoAdapter().trains(0), FromLast().trains(0), Own() == Own()) == (False, True, True)

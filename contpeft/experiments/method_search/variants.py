@@ -9,7 +9,7 @@ from typing import Any, Final
 from contpeft.errors import ConfigError, UsageError
 from contpeft.experiments.config import Experiment, parse_experiment
 from contpeft.spec import AdapterSpec, Protocol
-from contpeft.strategies import find_recipe
+from contpeft.strategies import RECIPES, find_recipe
 
 __all__ = ["VALIDATION", "Settled", "Variants"]
 
@@ -45,7 +45,8 @@ class Variants:
             UsageError: if the strategy trains nothing.
         """
         plain = parse_experiment(self.document, self.where)
-        trained = [name for name in plain.strategies if find_recipe(name).init.trains(0)]
+        named = [way for way, recipe in plain.recipes.items() if RECIPES.get(way) == recipe]
+        trained = [way for way in named if find_recipe(way).init.trains(0)]
         strategy = self.strategy or next(iter(trained), plain.strategies[0])
         if not find_recipe(strategy).init.trains(0):
             raise UsageError(f"strategy {strategy!r} trains no adapter; give --strategy another one")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from contpeft.spec import Parent
+from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 
 __all__ = ["Fresh"]
@@ -13,6 +15,8 @@ __all__ = ["Fresh"]
 @dataclass(frozen=True)
 class Fresh:
     """A new adapter per task, each under a name of its own; attaching it changes no output."""
+
+    about: ClassVar[About] = About(growth="an adapter")
 
     def trains(self, step: int) -> bool:
         """Every task has an adapter to train."""

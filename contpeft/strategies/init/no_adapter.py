@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from contpeft.spec import Parent
+from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 from contpeft.strategies.init.fresh import Fresh
 
@@ -31,6 +33,8 @@ class NoAdapter:
 @dataclass(frozen=True)
 class HeadOnly(Fresh):
     """A head per task on the bare base, which is all that is trained (linear probing)."""
+
+    about: ClassVar[About] = About()
 
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches nothing."""

@@ -9,14 +9,25 @@ from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
 from contpeft.strategies.recipes.isolation import ISOLATION
 
-__all__ = ["ALIGNMENT", "BOUNDS", "CLASS_STATISTICS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = [
+    "ALIGNMENT",
+    "BOUNDS",
+    "CLASS_STATISTICS",
+    "FAMILIES",
+    "ISOLATION",
+    "RECIPES",
+    "find_recipe",
+]
 
-RECIPES: dict[str, Recipe] = {
-    **BOUNDS,
-    **CLASS_STATISTICS,
-    **ISOLATION,
-    **ALIGNMENT,
+FAMILIES: dict[str, dict[str, Recipe]] = {
+    "bounds": BOUNDS,
+    "class-statistics": CLASS_STATISTICS,
+    "isolation": ISOLATION,
+    "alignment": ALIGNMENT,
 }
+"""The recipes by what they have in common."""
+
+RECIPES: dict[str, Recipe] = {name: recipe for family in FAMILIES.values() for name, recipe in family.items()}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -1,0 +1,165 @@
+"""Recipes as plain data: a name, a named recipe with parts changed, or six parts by name.
+
+In YAML::
+
+    strategies:
+      - o-lora
+      - strong: {recipe: o-lora, penalty: {weight: 2.0}}
+      - mine: {init: FromLast, head: {part: Cosine, grow: true}, projection: {part: Slow, factor: 0.1}}
+      - slow: {recipe: sequential, projection: {part: Slow, factor: {each: [0.01, 0.1]}}}
+
+``each`` makes one way of every value: ``slow-0.01`` and ``slow-0.1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from itertools import product
+from types import ModuleType
+from typing import Any, Final, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from contpeft.errors import ConfigError, NotFoundError, suggest
+from contpeft.spec import check_name
+from contpeft.strategies import answers, consolidate, head, init, penalty, projection
+from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes import find_recipe
+
+__all__ = ["PARTS", "read_recipes"]
+
+_ROOMS: Final[Mapping[str, ModuleType]] = {
+    "init": init,
+    "head": head,
+    "penalty": penalty,
+    "projection": projection,
+    "consolidate": consolidate,
+    "answers": answers,
+}
+_PART, _RECIPE, _EACH = "part", "recipe", "each"
+
+
+def _classes(room: ModuleType) -> dict[str, type]:
+    named = {name: getattr(room, name) for name in room.__all__}
+    return {name: each for name, each in named.items() if isinstance(each, type) and is_dataclass(each)}
+
+
+PARTS: Final[Mapping[str, Mapping[str, type]]] = {kind: _classes(room) for kind, room in _ROOMS.items()}
+"""The classes of each kind of part, by name."""
+
+
+def read_recipes(value: str | Mapping[str, Any]) -> dict[str, Recipe]:
+    """Returns the recipes that one entry of ``strategies`` stands for, by the names of their ways.
+
+    Args:
+        value: a name, or one name with what its recipe is made of.
+
+    Raises:
+        NotFoundError: if a recipe or part does not exist, naming the nearest.
+        ConfigError: if an entry, a field or its value is refused.
+    """
+    if isinstance(value, str):
+        return {value: find_recipe(value)}
+    if len(value) != 1 or not isinstance(next(iter(value.values())), Mapping):
+        raise ConfigError(
+            f"strategies: {dict(value)!r} is neither a name nor one 'name: {{...}}' with the recipe's parts"
+        )
+    (name, told), *_ = value.items()
+    check_name(name, "strategy")
+    return {check_name(way, "strategy"): _recipe(way, each) for way, each in _expanded(name, told)}
+
+
+def _expanded(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields one way for each choice of the values that are swept."""
+    swept = list(_swept(told, ()))
+    for chosen in product(*(values for _, values in swept)):
+        way, each = name, told
+        for (path, _), picked in zip(swept, chosen, strict=True):
+            way, each = f"{way}-{picked}", _put(each, path, picked)
+        yield way, each
+
+
+def _swept(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:
+    if not isinstance(value, Mapping):
+        return
+    if set(value) == {_EACH}:
+        yield path, value[_EACH]
+        return
+    for key, inner in value.items():
+        yield from _swept(inner, (*path, key))
+
+
+def _put(value: Mapping[str, Any], path: tuple[str, ...], picked: Any) -> Mapping[str, Any]:
+    key, *rest = path
+    return {**value, key: _put(value[key], tuple(rest), picked) if rest else picked}
+
+
+def _recipe(way: str, told: Mapping[str, Any]) -> Recipe:
+    unknown = set(told) - {_RECIPE, *_ROOMS}
+    if unknown:
+        key = sorted(unknown)[0]
+        raise ConfigError(f"strategy {way!r} has no part {key!r}{suggest(key, [_RECIPE, *_ROOMS])}")
+    start = find_recipe(told[_RECIPE]) if _RECIPE in told else Recipe()
+    changes = {kind: _part(way, kind, told[kind], getattr(start, kind)) for kind in _ROOMS if kind in told}
+    return replace(start, **changes)
+
+
+def _part(way: str, kind: str, told: Any, present: Any) -> Any:
+    """Returns a part: another one where it is named, else the present one with fields changed."""
+    if told is None:
+        return None
+    if isinstance(told, str):
+        return _named(kind, told)()
+    if not isinstance(told, Mapping):
+        raise ConfigError(f"strategy {way!r}: {kind} is {told!r}; name a part, or give its fields")
+    given = {key: value for key, value in told.items() if key != _PART}
+    if _PART in told:
+        made = _named(kind, told[_PART])
+        return _made(way, kind, made, given, {})
+    if present is None:
+        raise ConfigError(f"strategy {way!r} has no {kind} to change; say which: {kind}: {{part: NAME, ...}}")
+    return _made(
+        way, kind, type(present), given, {each.name: getattr(present, each.name) for each in fields(present)}
+    )
+
+
+def _named(kind: str, name: str) -> type:
+    if name not in PARTS[kind]:
+        raise NotFoundError(f"no {kind} part {name!r}{suggest(name, PARTS[kind], limit=40)}")
+    return PARTS[kind][name]
+
+
+def _made(way: str, kind: str, made: type, given: Mapping[str, Any], present: Mapping[str, Any]) -> Any:
+    hints = _hints(made)
+    for key in given:
+        if key not in hints:
+            raise ConfigError(f"strategy {way!r}: {made.__name__} has no field {key!r}{suggest(key, hints)}")
+    read = {
+        key: _value(way, kind, f"{made.__name__}.{key}", value, hints[key]) for key, value in given.items()
+    }
+    return made(**{**present, **read})
+
+
+def _value(way: str, kind: str, where: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, Mapping) and _PART in value:
+        return _part(way, kind, value, None)
+    if isinstance(value, list) and any(map(_names_part, value)):
+        return tuple(_part(way, kind, each, None) for each in value)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=False)).validate_python(value)
+    except ValidationError as error:
+        told = error.errors()[0]["msg"]
+        raise ConfigError(f"strategy {way!r}: {where} refuses {value!r}: {told}") from error
+
+
+def _names_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and _PART in value
+
+
+@cache
+def _hints(made: type) -> dict[str, Any]:
+    """Returns the types of a part's fields."""
+    hints = get_type_hints(made)
+    return {each.name: hints[each.name] for each in fields(made) if each.init}

@@ -1,0 +1,241 @@
+"""Runs experiments over several seeds and puts what they measured beside each other.
+
+usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--ways a,b] [--out build/results] [--publish]
+
+Every way of every FILE is run with every seed. What is finished is kept: by the store, where a run that was
+killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
+seed. A record there is not measured again unless its way has become another recipe. From the records comes
+``OUT/<stream>.md`` (a table a protocol) and, with ``--publish``, the table that ``contpeft strategies
+recommend`` reads. A stream of texts whose folder is not there is left out, and told so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from scipy.stats import t as student
+
+from contpeft.experiments import Experiment, load_experiment, run_experiment
+from contpeft.experiments.report import RunResult, collect
+from contpeft.experiments.sources import LocalFolder
+from contpeft.store import AdapterStore
+from contpeft.strategies.identity import recipe_digest
+from contpeft.strategies.measured import Measured
+
+PACKAGED = Path("contpeft/strategies/measured.json")
+NUMBERS = {"acc": "ACC", "bwt": "BWT", "forgetting": "forgetting", "learning_accuracy": "LA"}
+HEADLINE = {"task-incremental": "task_aware"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one way scored on one stream with one seed, under one protocol.
+
+    Attributes:
+        stream: name of the stream.
+        scenario: what was known about a row's task.
+        way: the strategy.
+        answer: which of its answers.
+        protocol: which classes could be answered.
+        seed: the run's.
+        recipe: digest of the recipe, so that a changed one is measured anew.
+        numbers: the matrix in numbers, 0 to 1.
+        seconds: of all its steps, training and measuring.
+        parameters: trained and stored, the mean over tasks.
+        bytes: stored, the mean over tasks.
+    """
+
+    stream: str
+    scenario: str
+    way: str
+    answer: str
+    protocol: str
+    seed: int
+    recipe: str
+    numbers: dict[str, float | None]
+    seconds: float
+    parameters: float
+    bytes: float
+
+
+class Results:
+    """The records of one stream, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        told = json.loads(path.read_text()) if path.exists() else []
+        self.records = [Record(**each) for each in told]
+
+    def has(self, way: str, seed: int, recipe: str) -> bool:
+        """Returns whether a way was measured as this recipe."""
+        return any((each.way, each.seed, each.recipe) == (way, seed, recipe) for each in self.records)
+
+    def add(self, new: Iterable[Record]) -> None:
+        """Puts records in the place of those of the same way and seed, and writes the file."""
+        added = list(new)
+        replaced = {(each.way, each.seed) for each in added}
+        kept = [each for each in self.records if (each.way, each.seed) not in replaced]
+        self.records = sorted(
+            [*kept, *added], key=lambda each: (each.seed, each.way, each.protocol, each.answer)
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps([asdict(each) for each in self.records], indent=1) + "\n")
+
+
+def main(told: argparse.Namespace) -> None:
+    """Runs what is missing, way after way, and writes the pages."""
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for file in told.files:
+        if lacks := lacking(file):
+            print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
+            continue
+        for seed in told.seeds:
+            run_missing(file, seed, told)
+        write_page(Results(told.out / f"{file.stem}.json"), order_of(file))
+    if told.publish:
+        write_packaged(told.out)
+
+
+def lacking(file: Path) -> str | None:
+    """Returns the folder of texts that a file reads if it is not there."""
+    source: Any = load_experiment(file).stream.source
+    return source.path if isinstance(source, LocalFolder) and not Path(source.path).exists() else None
+
+
+def run_missing(file: Path, seed: int, told: argparse.Namespace) -> None:
+    """Runs the ways of one file with one seed that have no record yet."""
+    results = Results(told.out / f"{file.stem}.json")
+    plain = load_experiment(file)
+    for way, recipe in plain.recipes.items():
+        digest = recipe_digest(recipe)
+        if (told.ways and way not in told.ways) or results.has(way, seed, digest):
+            continue
+        print(f"{file.stem} seed {seed}: {way}", flush=True)
+        experiment = seeded(file, seed, way, told.store)
+        run_experiment(experiment)
+        found = collect(AdapterStore(experiment.store), experiment.name)
+        results.add(records(file.stem, found, way, digest))
+
+
+def seeded(file: Path, seed: int, way: str, store: Path) -> Experiment:
+    """Returns one way of a file with a seed, in a store of its own stream."""
+    entry = {"name": f"{file.stem}-seed{seed}", "seed": seed, "store": str(store / file.stem)}
+    loaded = load_experiment(file, entry)
+    return loaded.only(way)
+
+
+def records(stream: str, run: RunResult, way: str, recipe: str) -> list[Record]:
+    """Returns a record for each answer and protocol of a way."""
+    own = [row for row in run.lineage if row.way == way]
+    tasks = len(run.tasks)
+    return [
+        Record(
+            stream=stream,
+            scenario=run.scenario,
+            way=way,
+            answer=each.answer,
+            protocol=protocol,
+            seed=run.seed,
+            recipe=recipe,
+            numbers={key: scored.summary.to_json()[key] for key in NUMBERS},
+            seconds=round(each.seconds or 0.0, 1),
+            parameters=sum(row.parameters for row in own) / tasks,
+            bytes=sum(row.bytes for row in own) / tasks,
+        )
+        for each in run.ways
+        if each.way == way
+        for protocol, scored in each.protocols.items()
+    ]
+
+
+def order_of(file: Path) -> list[str]:
+    """Returns the ways of a file in their order."""
+    return list(load_experiment(file).recipes)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean and half of its 95 % interval (Student's t); None for a single value."""
+    if len(values) < 2:
+        return fmean(values), None
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return fmean(values), half
+
+
+def write_page(results: Results, order: Sequence[str]) -> None:
+    """Writes one table a protocol, the ways in the file's order."""
+    lines: list[str] = []
+    for protocol in dict.fromkeys(each.protocol for each in results.records):
+        chosen = [each for each in results.records if each.protocol == protocol]
+        keys = sorted(
+            dict.fromkeys((each.way, each.answer) for each in chosen),
+            key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1] != "main"),
+        )
+        seeds = sorted({each.seed for each in chosen})
+        lines += [f"**{protocol}**, seeds {', '.join(map(str, seeds))}", ""]
+        titles = ["way", *NUMBERS.values(), "parameters a task", "kB a task", "seconds"]
+        lines += [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+        lines += [row(key, [e for e in chosen if (e.way, e.answer) == key]) for key in keys]
+        lines.append("")
+    results.path.with_suffix(".md").write_text("\n".join(lines))
+
+
+def row(key: tuple[str, str], chosen: Sequence[Record]) -> str:
+    """Returns one line of a table: means over seeds, with the 95 % interval where there are several."""
+    way, answer = key
+    cells = [way if answer == "main" else f"{way}: {answer}"]
+    for number in NUMBERS:
+        values = [value for each in chosen if (value := each.numbers[number]) is not None]
+        cells.append(shown(values))
+    cells.append(f"{fmean(each.parameters for each in chosen):,.0f}")
+    cells.append(f"{fmean(each.bytes for each in chosen) / 1000:,.0f}")
+    cells.append(f"{fmean(each.seconds for each in chosen):,.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(values: Sequence[float]) -> str:
+    """Returns a mean in points, with its interval."""
+    if not values:
+        return "-"
+    mean, half = interval(values)
+    return f"{100 * mean:.1f}" if half is None else f"{100 * mean:.1f} ± {100 * half:.1f}"
+
+
+def write_packaged(out: Path) -> None:
+    """Writes the table that ``contpeft strategies recommend`` reads, from all records there are."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(out.glob("*.json")):
+        found = Results(path).records
+        for way, answer in dict.fromkeys((each.way, each.answer) for each in found):
+            chosen = [
+                each
+                for each in found
+                if (each.way, each.answer) == (way, answer)
+                and each.protocol == HEADLINE.get(each.scenario, "all_classes")
+                and each.numbers["acc"] is not None
+            ]
+            if chosen:
+                acc = tuple(round(each.numbers["acc"] or 0.0, 4) for each in chosen)
+                scenario: Any = chosen[0].scenario
+                rows.append(Measured(path.stem, scenario, way, answer, acc).to_json())
+    PACKAGED.write_text("[\n" + ",\n".join(json.dumps(each) for each in rows) + "\n]\n" if rows else "[]\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(each) for each in text.split(",")], default=[0, 1, 2]
+    )
+    parser.add_argument("--ways", type=lambda text: text.split(","), default=None, help="these alone")
+    parser.add_argument("--store", type=Path, default=Path("build/comparison"))
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
+    parser.add_argument("--publish", action="store_true", help="write the packaged table, too")
+    main(parser.parse_args())

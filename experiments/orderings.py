@@ -1,0 +1,133 @@
+"""Which published orderings of methods hold in what ``compare.py`` measured.
+
+usage: python experiments/orderings.py [--out build/results]
+
+Every line compares two ways on one stream, seed by seed. An asserted one must hold by its margin in the mean
+of the paired differences, or the exit code is 1; the others are told only: papers disagree on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from compare import Record, Results
+
+TIL, CIL = "task_aware", "all_classes"
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """One expectation: ``better`` is above ``worse`` by a margin, or a number of one way in a range.
+
+    Attributes:
+        claim: in words.
+        stream: where.
+        protocol: under which protocol.
+        better: the way that is to be above, ``way`` or ``way: answer``.
+        worse: the way that is to be below; None to look at ``better`` alone.
+        number: of the matrix.
+        margin: in points; by how much at least. Without ``worse``: what the number must be at least.
+        asserted: whether it must hold.
+    """
+
+    claim: str
+    stream: str
+    protocol: str
+    better: str
+    worse: str | None
+    number: str = "acc"
+    margin: float = 0.0
+    asserted: bool = True
+
+
+_MAIN, _CLASSES = "cl-benchmark", "clinc150"
+ORDERINGS: tuple[Ordering, ...] = (
+    Ordering("isolated adapters forget nothing, the task known", _MAIN, TIL, "isolated", None, "bwt", 0.0),
+    Ordering("heads on the frozen encoder forget nothing", _MAIN, TIL, "frozen-heads", None, "bwt", 0.0),
+    Ordering(
+        "an incremental sum forgets less than a sequence",
+        _MAIN,
+        TIL,
+        "incremental-sum",
+        "sequential-local",
+        margin=5,
+    ),
+    Ordering("O-LoRA is above the incremental sum", _MAIN, TIL, "o-lora", "incremental-sum", margin=1),
+    Ordering("isolated adapters are above a sequence", _MAIN, TIL, "isolated", "sequential-local", margin=10),
+    Ordering("EWC is above a sequence", _MAIN, TIL, "ewc", "sequential-local", margin=5),
+    Ordering(
+        "the average of a sequence's adapters is above the sequence",
+        _MAIN,
+        TIL,
+        "merge-average",
+        "sequential-local",
+        margin=5,
+    ),
+    Ordering("isolated adapters are above O-LoRA", _MAIN, TIL, "isolated", "o-lora", asserted=False),
+    Ordering("InfLoRA (0.99) is at least O-LoRA", _MAIN, TIL, "inflora", "o-lora", asserted=False),
+    Ordering("joint training is above isolated adapters", _MAIN, TIL, "joint", "isolated", asserted=False),
+    Ordering("OPCM is above averaging", _MAIN, TIL, "merge-opcm", "merge-average", asserted=False),
+    Ordering(
+        "class statistics route better than confidence",
+        _CLASSES,
+        CIL,
+        "isolated",
+        "isolated-confidence",
+        margin=3,
+    ),
+    Ordering(
+        "frozen class means are above a sequence",
+        _CLASSES,
+        CIL,
+        "frozen: class-means",
+        "sequential",
+        margin=10,
+    ),
+)
+
+
+def main(out: Path) -> int:
+    """Prints every ordering with what was measured; returns the exit code."""
+    failed = 0
+    for each in ORDERINGS:
+        differences = paired(Results(out / f"{each.stream}.json").records, each)
+        if not differences:
+            print(f"not measured  {each.claim} ({each.stream})")
+            continue
+        mean = fmean(differences)
+        holds = mean >= each.margin - 1e-9
+        failed += each.asserted and not holds
+        told = json.dumps([round(value, 1) for value in differences])
+        verdict = "holds" if holds else "FAILS" if each.asserted else "does not hold"
+        print(f"{verdict:12}  {each.claim} ({each.stream}): {mean:+.1f} points, by seed {told}")
+    return 1 if failed else 0
+
+
+def paired(records: Sequence[Record], each: Ordering) -> list[float]:
+    """Returns the difference for every seed that has both, in points."""
+    better, worse = (_by_seed(records, each, side) for side in (each.better, each.worse))
+    if each.worse is None:
+        return list(better.values())
+    return [better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())]
+
+
+def _by_seed(records: Sequence[Record], each: Ordering, side: str | None) -> dict[int, float]:
+    way, _, answer = (side or "").partition(": ")
+    return {
+        record.seed: 100 * value
+        for record in records
+        if (record.way, record.answer, record.protocol) == (way, answer or "main", each.protocol)
+        and (value := record.numbers[each.number]) is not None
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
+    sys.exit(main(parser.parse_args().out))

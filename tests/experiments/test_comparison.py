@@ -1,0 +1,130 @@
+"""The comparison over seeds: records are kept, tables and orderings are of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name: str) -> ModuleType:
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+compare = script("compare")
+orderings = script("orderings")
+
+
+def record(way: str, seed: int, acc: float, **keys: Any) -> Any:
+    told = dict(stream="s", scenario="class-incremental", answer="main", protocol="all_classes", recipe="r")
+    numbers = {"acc": acc, "bwt": -0.1, "forgetting": 0.1, "learning_accuracy": None}
+    sizes = dict(seconds=10.0, parameters=100.0, bytes=4000.0)
+    return compare.Record(**{**told, **sizes, "way": way, "seed": seed, "numbers": numbers, **keys})
+
+
+def test_records_are_kept_and_replaced(tmp_path: Path) -> None:
+    results = compare.Results(tmp_path / "s.json")
+    results.add([record("a", 0, 0.5), record("b", 0, 0.6)])
+    results.add([record("a", 0, 0.7, recipe="new")])
+    again = compare.Results(tmp_path / "s.json")
+    assert [(each.way, each.numbers["acc"]) for each in again.records] == [("a", 0.7), ("b", 0.6)]
+    assert again.has("a", 0, "new")
+    assert not again.has("a", 0, "r")
+    assert not again.has("a", 1, "new")
+
+
+def test_intervals_are_students(tmp_path: Path) -> None:
+    values = [0.5, 0.6, 0.8]
+    mean, half = compare.interval(values)
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert compare.interval([0.5]) == (0.5, None)
+
+
+def test_a_page_has_a_row_a_way_in_the_files_order(tmp_path: Path) -> None:
+    results = compare.Results(tmp_path / "s.json")
+    results.add([record("a", seed, 0.5) for seed in (0, 1)] + [record("b", seed, 0.6) for seed in (0, 1)])
+    results.add([record("b", 2, 0.9, protocol="task_aware")])
+    compare.write_page(results, ["b", "a"])
+    lines = (tmp_path / "s.md").read_text().splitlines()
+    assert lines[0] == "**all_classes**, seeds 0, 1"
+    assert lines[4] == "| b | 60.0 ± 0.0 | -10.0 ± 0.0 | 10.0 ± 0.0 | - | 100 | 4 | 10 |"
+    assert [line.split(" | ")[0] for line in lines[4:6]] == ["| b", "| a"]
+    assert "**task_aware**, seeds 2" in lines
+
+
+def test_an_asserted_ordering_that_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare.Results(tmp_path / "s.json").add(
+        [
+            record("a", 0, 0.5),
+            record("a", 1, 0.7),
+            record("b", 0, 0.6),
+            record("b", 1, 0.9),
+            record("b", 2, 0.1),
+        ]
+    )
+    rows = (
+        orderings.Ordering("b over a", "s", "all_classes", "b", "a", margin=10),
+        orderings.Ordering("a over b", "s", "all_classes", "a", "b", asserted=False),
+        orderings.Ordering("c over b", "s", "all_classes", "c", "b"),
+    )
+    monkeypatch.setattr(orderings, "ORDERINGS", rows)
+    assert orderings.main(tmp_path) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "holds         b over a (s): +15.0 points, by seed [10.0, 20.0]",
+        "does not hold  a over b (s): -15.0 points, by seed [-10.0, -20.0]",
+        "not measured  c over b (s)",
+    ]
+    monkeypatch.setattr(orderings, "ORDERINGS", (orderings.Ordering("x", "s", "all_classes", "a", "b"),))
+    assert orderings.main(tmp_path) == 1
+    assert capsys.readouterr().out.startswith("FAILS")
+
+
+def test_what_was_begun_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"text": f"{label} {k}", "label": label, "task": task}
+        for task, label in ("ta", "tb", "uc", "ud")
+        for k in range(6)
+    ]
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "name: s\nstream:\n  by: task\n"
+        "  source: {class_path: LocalFolder, init_args: {path: texts, task: task}}\n"
+        "module: {init_args: {max_length: 8, num_layers: 1}}\nstrategies: [frozen]\nthreads: 1\n"
+    )
+    arguments = compare.argparse.Namespace(
+        files=[file], seeds=[0], ways=None, store=Path("store"), out=Path("out"), publish=False
+    )
+    compare.main(arguments)
+    first = compare.Results(Path("out/s.json")).records
+    assert {(each.way, each.answer) for each in first} >= {("frozen", "lda"), ("frozen", "class-means")}
+    monkeypatch.setattr(compare, "run_experiment", lambda _: pytest.fail("it was measured again"))
+    compare.main(arguments)
+    assert compare.Results(Path("out/s.json")).records == first
+    file.write_text(file.read_text().replace("path: texts", "path: nowhere"))
+    compare.main(arguments)

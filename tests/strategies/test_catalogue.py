@@ -1,0 +1,84 @@
+"""What is told of recipes and parts, and which are recommended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from contpeft.spec import SCENARIOS
+from contpeft.strategies import RECIPES
+from contpeft.strategies.catalogue import part_rows, recipe_row, recipe_rows
+from contpeft.strategies.measured import Measured, measured
+from contpeft.strategies.recommend import Facts, recommend
+
+
+def test_every_recipe_says_what_it_is() -> None:
+    rows = recipe_rows()
+    assert [row.name for row in rows] == list(RECIPES)
+    for row in rows:
+        assert row.what.endswith("."), row.name
+        assert len(row.what) < 140, row.name
+        assert row.scenarios
+        assert set(row.scenarios) <= set(SCENARIOS)
+        assert {"init", "head", "consolidate", "answers"} <= {part.kind for part in row.parts}
+    assert json.loads(json.dumps([row.to_json() for row in rows]))
+
+
+def test_every_part_says_what_it_is() -> None:
+    rows = part_rows()
+    assert len({(row.kind, row.name) for row in rows}) == len(rows)
+    for row in rows:
+        assert row.what.endswith("."), row.name
+    assert json.loads(json.dumps([row.to_json() for row in rows]))
+
+
+def test_a_recipe_needs_what_its_parts_need() -> None:
+    row = recipe_row("isolated")
+    assert set(row.needs) == {"examples", "features"}
+    assert row.growth == ("an adapter", "d a class", "d a class; d x d once")
+    assert [part.name for part in row.parts if part.kind == "head"] == ["Cosine"]
+
+
+def table() -> list[Measured]:
+    def rows(stream: str, **acc: float) -> list[Measured]:
+        return [Measured(stream, "class-incremental", way, "main", (value,)) for way, value in acc.items()]
+
+    return [
+        *rows("one", joint=0.9, isolated=0.85, sequential=0.5),
+        *rows("two", joint=0.8, isolated=0.82),
+        Measured("one", "class-incremental", "frozen", "lda", (0.88,)),
+        Measured("one", "class-incremental", "frozen", "class-means", (0.80,)),
+        Measured("far", "task-incremental", "sequential", "main", (0.99,)),
+    ]
+
+
+def test_the_nearest_to_joint_training_comes_first() -> None:
+    found = recommend(Facts(), table())
+    assert [(each.name, each.streams) for each in found[:3]] == [
+        ("isolated", ("one", "two")),
+        ("frozen", ("one",)),
+        ("sequential", ("one",)),
+    ]
+    assert [each.gap for each in found[:3]] == pytest.approx([-1.5, -2.0, -40.0])
+    assert {each.gap for each in found[3:]} == {None}
+
+
+def test_facts_rule_recipes_out() -> None:
+    names = {each.name for each in recommend(Facts(), table())}
+    assert "joint" not in names
+    assert {"isolated", "sequential", "frozen"} <= names
+    constant = {each.name for each in recommend(Facts(constant=True), table())}
+    assert "isolated" not in constant
+    assert {"sequential", "frozen"} <= constant
+    for facts in (Facts(), Facts(task_id=True), Facts(shared_labels=True)):
+        for each in recommend(facts, table()):
+            row = recipe_row(each.name)
+            assert facts.scenario in row.scenarios
+            assert "old data" not in row.needs
+            assert facts.task_id or "task id" not in row.needs
+
+
+def test_the_packaged_table_is_of_recipes_that_exist() -> None:
+    assert {row.way for row in measured()} <= set(RECIPES)
+    assert all(0 <= value <= 1 for row in measured() for value in row.acc)

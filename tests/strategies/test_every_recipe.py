@@ -1,0 +1,102 @@
+"""What every recipe keeps to, whatever it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from strategies_tiny import Way, examples, learnt
+
+from contpeft.adapters import AdaptedModel
+from contpeft.errors import UnsupportedError
+from contpeft.spec import SCENARIOS
+from contpeft.store import AdapterStore
+from contpeft.strategies import RECIPES, Cosine, Linear, Own, Recipe, find_recipe
+
+# Whose adapter does not start at nothing, or whose head is fitted after training: told in their docstrings.
+STARTS_ELSEWHERE: frozenset[str] = frozenset()
+# Whose first adapter is not the plain one: none at all, another start or rate, frozen factors, prompts.
+OTHER_FIRST: frozenset[str] = frozenset({"frozen-heads", "frozen-heads-linear", "slca"})
+IN_STEPS = [name for name, recipe in RECIPES.items() if not recipe.joint]
+TRAINED = [name for name, recipe in RECIPES.items() if recipe.init.trains(0)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_base_is_what_it_was(store: AdapterStore, name: str) -> None:
+    way = Way(store, find_recipe(name))
+    tasks = 1 if way.recipe.joint else 3
+    adapted = AdaptedModel.of(way.module)
+    before, tensors = adapted.base, {n: p.detach().clone() for n, p in adapted.model.named_parameters()}
+    for step in range(tasks):
+        way.learn(step)
+    adapted.detach()
+    assert adapted.verify_base() == before
+    assert {version.base.fingerprint for version in way.history} == {before.fingerprint}
+    assert all(torch.equal(p, tensors[n]) for n, p in adapted.model.named_parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - STARTS_ELSEWHERE))
+def test_attaching_changes_no_feature(store: AdapterStore, name: str) -> None:
+    way = Way(store, find_recipe(name))
+    inputs = examples("ab", 6, seed=9)[0]
+    bare = Way(store, Recipe()).context(0).features.current(inputs)
+    assert torch.equal(way.started(0).features.current(inputs), bare)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - OTHER_FIRST))
+def test_with_one_task_every_recipe_is_plain_lora(store: AdapterStore, name: str) -> None:
+    recipe = find_recipe(name)
+    alone = (
+        replace(recipe.head, grow=False, local=False) if isinstance(recipe.head, Cosine | Linear) else Own()
+    )
+    plain = Recipe(head=alone)
+    expected = learnt(store, plain, tasks=1, line="plain").history[0]
+    assert learnt(store, recipe, tasks=1).history[0].fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("name", IN_STEPS)
+def test_what_it_learns_goes_on_from_the_store_alone(store: AdapterStore, name: str) -> None:
+    """A new process has nothing but the store: a fresh module, and what the steps before registered."""
+    recipe = find_recipe(name)
+    straight = learnt(store, recipe, tasks=3, line="straight")
+    resumed = learnt(store, recipe, tasks=2, line="resumed")
+    again = Way(store, recipe, line="resumed", history=tuple(store.show(v.ref) for v in resumed.history))
+    again.learn(2)
+    names = [[v.name.removeprefix(way.line) for v in way.history] for way in (straight, again)]
+    assert names[0] == names[1]
+    assert [v.fingerprint for v in straight.history] == [v.fingerprint for v in again.history]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_it_cannot_serve_is_refused_by_name(name: str) -> None:
+    recipe = find_recipe(name)
+    for scenario in SCENARIOS:
+        if scenario in recipe.serves:
+            recipe.check_serves(scenario, name)
+        else:
+            with pytest.raises(
+                UnsupportedError, match=rf"^strategy '{name}' cannot serve a {scenario} stream; it serves"
+            ):
+                recipe.check_serves(scenario, name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_answer_answers(store: AdapterStore, name: str) -> None:
+    recipe = find_recipe(name)
+    way = learnt(store, recipe, tasks=1 if recipe.joint else 2)
+    inputs = examples("abcd" if not recipe.joint else "ab", 2, seed=5)[0]
+    known = set("abcd")
+    for label, composition in way.answers[-1].items():
+        answered = way.answerer().predict(composition, inputs, f"{name} {label}")
+        assert len(answered) == len(inputs)
+        assert set(answered) <= known
+
+
+def test_a_recipe_that_serves_not_everything_says_so() -> None:
+    recipe = replace(Recipe(head=Cosine()), serves=frozenset({"task-incremental"}))
+    with pytest.raises(
+        UnsupportedError,
+        match=r"^strategy 'mine' cannot serve a class-incremental stream; it serves task-incremental$",
+    ):
+        recipe.check_serves("class-incremental", "mine")

@@ -1,0 +1,117 @@
+"""Recipes as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from contpeft.errors import ConfigError, NotFoundError, SpecError
+from contpeft.strategies import (
+    Cosine,
+    Each,
+    FromLast,
+    GatherStatistics,
+    Recipe,
+    Slow,
+    find_recipe,
+    recipe_digest,
+)
+from contpeft.strategies.reading import PARTS, read_recipes
+
+
+def test_a_name_is_a_named_recipe() -> None:
+    assert read_recipes("isolated") == {"isolated": find_recipe("isolated")}
+
+
+def test_parts_of_a_named_recipe_are_changed_field_by_field() -> None:
+    told = {"mine": {"recipe": "sequential", "head": {"scale": 10.0}}}
+    expected = replace(find_recipe("sequential"), head=Cosine(grow=True, scale=10.0))
+    assert read_recipes(told) == {"mine": expected}
+
+
+def test_a_recipe_is_put_together_of_parts() -> None:
+    told = {
+        "mine": {
+            "init": "FromLast",
+            "head": {"part": "Cosine", "grow": True, "local": True},
+            "projection": {"part": "Each", "parts": [{"part": "Slow", "factor": 0.5}, {"part": "Slow"}]},
+            "consolidate": {"part": "GatherStatistics", "rules": ["lda", "class-means"]},
+        }
+    }
+    assert read_recipes(told)["mine"] == Recipe(
+        init=FromLast(),
+        head=Cosine(grow=True, local=True),
+        projection=Each((Slow(0.5), Slow())),
+        consolidate=GatherStatistics(rules=("lda", "class-means")),
+    )
+
+
+def test_a_sweep_is_a_way_for_each_value() -> None:
+    told = {
+        "slow": {
+            "recipe": "sequential",
+            "projection": {"part": "Slow", "factor": {"each": [0.1, 0.01]}},
+            "head": {"scale": {"each": [10, 20]}},
+        }
+    }
+    found = read_recipes(told)
+    assert list(found) == ["slow-0.1-10", "slow-0.1-20", "slow-0.01-10", "slow-0.01-20"]
+    assert found["slow-0.01-10"].projection == Slow(0.01)
+    assert found["slow-0.01-10"].head == Cosine(grow=True, scale=10.0)
+
+
+def test_a_part_is_taken_away() -> None:
+    assert read_recipes({"mine": {"recipe": "sequential", "projection": None}})["mine"].projection is None
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "message"),
+    [
+        ({"x": {"recipe": "isolatd"}}, NotFoundError, "no strategy 'isolatd'; did you mean 'isolated'?"),
+        ({"x": {"init": "FromLst"}}, NotFoundError, "no init part 'FromLst'; did you mean 'FromLast'?"),
+        ({"x": {"hed": {}}}, ConfigError, "strategy 'x' has no part 'hed'; did you mean 'head'?"),
+        (
+            {"x": {"head": {"part": "Cosine", "skale": 1}}},
+            ConfigError,
+            "strategy 'x': Cosine has no field 'skale'; did you mean 'scale'?",
+        ),
+        (
+            {"x": {"recipe": "sequential", "penalty": {"weight": 2}}},
+            ConfigError,
+            "strategy 'x' has no penalty to change; say which: penalty: {part: NAME, ...}",
+        ),
+        (
+            {"x": {"head": {"part": "Cosine", "scale": "much"}}},
+            ConfigError,
+            "strategy 'x': Cosine.scale refuses 'much': Input should be a valid number, "
+            "unable to parse string as a number",
+        ),
+        ({"x": {"head": 3}}, ConfigError, "strategy 'x': head is 3; name a part, or give its fields"),
+        ({"a": {}, "b": {}}, ConfigError, "strategies: {'a': {}, 'b': {}} is neither a name nor one"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(told: dict, error: type, message: str) -> None:
+    with pytest.raises(error) as caught:
+        read_recipes(told)
+    assert str(caught.value).startswith(message)
+
+
+def test_names_of_ways_are_names() -> None:
+    with pytest.raises(SpecError, match="strategy name 'a b' is not usable"):
+        read_recipes({"a b": {}})
+
+
+def test_the_digest_is_of_the_parts_alone() -> None:
+    plain = find_recipe("sequential")
+    assert recipe_digest(plain) == recipe_digest(replace(plain, what="other words", paper="other"))
+    assert recipe_digest(plain) != recipe_digest(replace(plain, head=Cosine(grow=True, scale=10.0)))
+    named = {recipe_digest(find_recipe(name)) for name in ("sequential", "isolated", "joint", "frozen")}
+    assert len(named) == 4
+
+
+def test_every_part_can_be_named() -> None:
+    assert {"Fresh", "FromLast", "OnTop"} <= set(PARTS["init"])
+    assert {"Cosine", "Linear", "Own"} <= set(PARTS["head"])
+    assert "Slow" in PARTS["projection"]
+    assert "Plus" in PARTS["penalty"]

@@ -126,6 +126,7 @@ def test_going_on_from_a_stored_version_is_never_having_stopped() -> None:
         resumed = RidgeStatistics.from_stored(spec, resumed.tensors(1.0), WIDTH)
     straight = gathered(*tasks, seed=3)
     assert (straight.labels, straight.groups) == (resumed.labels, resumed.groups)
+    assert torch.equal(straight.gram, resumed.gram)
     assert straight.groups == [0, 0, 1, 1, 2, 2]  # "a" met again has an entry of its own
     for name, tensor in straight.tensors(1.0).items():
         assert torch.equal(tensor, resumed.tensors(1.0)[name]), name

@@ -3,7 +3,7 @@
 usage: python experiments/prepare_clinc150.py FOLDER OUT
 
 FOLDER holds ``data_full.json`` and ``domains.json`` (github.com/clinc/oos-eval, CC BY 3.0). OUT gets
-``train``, ``val`` and ``test``, each row with its text, intent and domain.
+``train``, ``val`` and ``test``, each row with its text, intent and domain, and ``oos``, texts of no intent.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def main(folder: Path, out: Path) -> None:
             {"text": text, "intent": intent, "domain": domain_of[intent]} for text, intent in splits[split]
         ]
         (out / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rows = [{"text": text} for text, _ in splits["oos_test"]]
+    (out / "oos.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 if __name__ == "__main__":

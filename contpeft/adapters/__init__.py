@@ -13,6 +13,7 @@ from contpeft.adapters.frozen_prefix import FrozenPrefix
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.input_moments import InputMoments, input_moments
 from contpeft.adapters.methods import check_spec, method_names
+from contpeft.adapters.mixed import Mixed
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.osf_directions import Directions, directions_of
@@ -20,13 +21,24 @@ from contpeft.adapters.prefix_cache import PrefixCache
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.principal import linear_weight
 from contpeft.adapters.serving import serving_state
-from contpeft.adapters.statistics import RULES, ClassStatistics, Rule, StatisticsHead
+from contpeft.adapters.stacked import directions
+from contpeft.adapters.statistics import (
+    RULES,
+    STATISTICS_RULES,
+    ClassStatistics,
+    KeptFeatures,
+    RidgeStatistics,
+    Rule,
+    StatisticsHead,
+    SubspacePrototypes,
+)
 from contpeft.adapters.tuners.adamix import adamix_consistency
 from contpeft.adapters.weight_gradients import weight_gradients
 
 __all__ = [
     "MOMENTS",
     "RULES",
+    "STATISTICS_RULES",
     "AdaptedModel",
     "AnySpec",
     "Attachment",
@@ -37,18 +49,23 @@ __all__ = [
     "Factors",
     "FrozenPrefix",
     "InputMoments",
+    "KeptFeatures",
     "LinearHead",
     "LiveFactors",
     "Load",
+    "Mixed",
     "PrefixCache",
+    "RidgeStatistics",
     "Rule",
     "StatisticsHead",
+    "SubspacePrototypes",
     "adamix_consistency",
     "build_head",
     "changed_modules",
     "check_head",
     "check_spec",
     "competing",
+    "directions",
     "directions_of",
     "find_head",
     "find_model",

@@ -202,7 +202,8 @@ class Composer:
             raise SpecError(f"{lender.ref} has no head that {what} could answer with")
         if state.head.kind == "statistics":
             raise SpecError(
-                f"the head of {lender.ref} is class statistics of the bare base; {what} cannot answer with it"
+                f"the head of {lender.ref} is class statistics, which are no part of a model; "
+                f"{what} answers with it where compositions are asked (Answerer)"
             )
         return state
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from contpeft.adapters.attached import cpu_copy
 from contpeft.adapters.class_rows import ClassRows
 from contpeft.adapters.mlp_head import MLP, MLPHead
-from contpeft.adapters.statistics import StatisticsHead
+from contpeft.adapters.statistics import StatisticsHead, check_statistics
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import AdapterState, HeadSpec
 
@@ -33,7 +33,6 @@ __all__ = [
 _TENSORS: Mapping[str, set[str]] = {
     "cosine": {"weight"},
     "linear": {"bias", "weight"},
-    "statistics": {"counts", "means", "scatter"},
 }
 
 
@@ -143,7 +142,10 @@ def check_head(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> None:
         SpecError: if they do not.
     """
     needed = _TENSORS.get(spec.kind)
-    if not tensors or (needed is not None and needed != set(tensors)):
+    fits = needed in (None, set(tensors))
+    if spec.kind == "statistics":
+        fits = check_statistics(spec, set(tensors))
+    if not tensors or not fits:
         names = ", ".join(sorted(tensors)) or "none"
         raise SpecError(f"a head of kind {spec.kind!r} has other tensors than these: {names}")
     if spec.kind == "own":

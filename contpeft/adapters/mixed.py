@@ -40,6 +40,19 @@ class Mixed:
             raise SpecError(f"a row names version {int(wrong[0])} of {len(self.heads)}, counted from 0")
         return index
 
+    def scores(self, features: Tensor) -> list[tuple[Tensor, tuple[str, ...]]]:
+        """Returns what every head says of all features ``(n, d)``: its scores and labels, on the CPU.
+
+        Raises:
+            SpecError: if a head does not know its labels.
+        """
+        if not all(self.classes):
+            raise SpecError("a mixture needs heads that know the labels of their outputs")
+        device = next(self.heads[0].parameters()).device
+        with torch.no_grad():
+            told = [head(features.to(device)).cpu() for head in self.heads]
+        return list(zip(told, self.classes, strict=True))
+
 
 class MixedHead(nn.Module):
     """The heads of a mixed batch.

@@ -20,7 +20,7 @@ from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging.layout import find_factors
 from contpeft.spec import AdapterState
 
-__all__ = ["StackedLora"]
+__all__ = ["StackedLora", "directions"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,37 @@ class StackedLora:
             yield
 
     @contextmanager
+    def weighed(self, model: nn.Module, weigh: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Lets each row, or each token, be answered by its own weighted sum inside the block.
+
+        Args:
+            model: the model they were trained on; the first dimension of what its layers are given is rows.
+            weigh: given a module's path and what it reads ``(B, L, d_in)``, returns the weight of each
+                adapter, ``(B, L, N)`` or ``(B, 1, N)``.
+
+        Raises:
+            SpecError: if a layer is missing.
+            UnsupportedError: if an adapter changes embeddings.
+        """
+
+        def hook(path: str, site: _Site) -> Callable[..., Tensor]:
+            def add(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+                if isinstance(module, nn.Embedding):
+                    raise UnsupportedError(f"{path!r} is an embedding; adapters of those cannot be mixed")
+                x = arguments[0].reshape(len(arguments[0]), -1, arguments[0].shape[-1]).to(site.a.dtype)
+                read = torch.einsum("bld,nrd->blnr", x, site.a[:-1]) * weigh(path, x)[..., None]
+                said = torch.einsum("blnr,nor->blo", read, site.b[:-1])
+                return output + said.reshape(output.shape).to(output.dtype)
+
+            return add
+
+        with ExitStack() as hooks:
+            for path in self.modules:
+                handle = _layer(model, path).register_forward_hook(hook(path, self._sites[path]))
+                hooks.callback(handle.remove)
+            yield
+
+    @contextmanager
     def _hooked(
         self, model: nn.Module, make: Callable[[_Site], Callable[..., Tensor]], modules: Iterable[str]
     ) -> Iterator[None]:
@@ -153,6 +184,21 @@ class StackedLora:
                 handle = _layer(model, module).register_forward_hook(make(self._sites[module]))
                 hooks.callback(handle.remove)
             yield
+
+
+def directions(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the first right singular vector of every ``B_n A_n``, ``(N, d_in)``; zeros for no update.
+
+    Its sign is arbitrary.
+
+    Args:
+        a: the down-projections, ``(N, r, d_in)``.
+        b: the up-projections, ``(N, d_out, r)``.
+    """
+    rows, mixing = torch.linalg.qr(a.mT)  # A' = rows mixing, so that B A = (B mixing') rows'
+    right = torch.linalg.svd(b @ mixing.mT, full_matrices=False).Vh[:, 0]
+    found: Tensor = (rows @ right.unsqueeze(-1)).squeeze(-1)
+    return found * b.flatten(1).any(1, keepdim=True)
 
 
 def _layer(model: nn.Module, module: str) -> nn.Module:

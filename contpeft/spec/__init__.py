@@ -6,18 +6,24 @@ digest.
 
 from contpeft.spec.adapter import AdapterSpec, AdapterState, HeadSpec
 from contpeft.spec.composition import (
+    Arrow,
     Base,
+    Choices,
     Composition,
+    Concat,
     Drop,
     Fuse,
+    Mix,
     Parallel,
     Part,
     Route,
     Single,
     Stack,
     Sum,
+    Surest,
     average,
     composition_from_json,
+    features_from_json,
 )
 from contpeft.spec.refs import AdapterRef, check_name
 from contpeft.spec.task import PROTOCOLS, SCENARIOS, Protocol, Scenario, Score, Task
@@ -29,12 +35,16 @@ __all__ = [
     "AdapterRef",
     "AdapterSpec",
     "AdapterState",
+    "Arrow",
     "Base",
     "BaseModel",
+    "Choices",
     "Composition",
+    "Concat",
     "Drop",
     "Fuse",
     "HeadSpec",
+    "Mix",
     "Parallel",
     "Parent",
     "Part",
@@ -45,9 +55,11 @@ __all__ = [
     "Single",
     "Stack",
     "Sum",
+    "Surest",
     "Task",
     "Version",
     "average",
     "check_name",
     "composition_from_json",
+    "features_from_json",
 ]

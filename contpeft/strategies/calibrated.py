@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from contpeft.spec import BaseModel, Composition, Parallel, Part
+from contpeft.spec import Arrow, BaseModel, Composition, Mix, Parallel, Part, Surest
 from contpeft.spec.identity import calibration_key
 from contpeft.store import AdapterStore
 
@@ -35,7 +35,7 @@ def temperatures(composition: Composition, base: BaseModel, store: AdapterStore)
 
     It is to be part of the key that its scores are cached under.
     """
-    if not isinstance(composition, Parallel):
+    if not isinstance(composition, Parallel | Surest | Mix | Arrow):
         return ""
     told = [temperature_of(choice, base, store) for choice in composition.choices]
     return "" if all(each is None for each in told) else f" at temperatures {told}"

@@ -9,14 +9,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from contpeft.adapters import AdaptedModel
+from contpeft.adapters import AdaptedModel, Load
 from contpeft.errors import UnsupportedError
-from contpeft.spec import Base
+from contpeft.spec import Base, Part
+from contpeft.spec.identity import composition_key
 
 __all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating", "on_device"]
 
 FeatureCache = dict[tuple[str, str], Tensor]
-"""Base features kept by (base fingerprint, data digest)."""
+"""Features kept by what computed them (for the bare base its fingerprint) and the data's digest."""
 
 
 @runtime_checkable
@@ -74,14 +75,17 @@ class Features:
     Args:
         adapted: the model.
         batch_size: rows at a time.
-        cache: where base features are kept; pass one object to share it between tasks.
+        cache: where features are kept; pass one object to share it between tasks.
+
+    Attributes:
+        batch_size: rows at a time.
     """
 
     def __init__(
         self, adapted: AdaptedModel, batch_size: int = 32, cache: FeatureCache | None = None
     ) -> None:
         self._adapted = adapted
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._cache: FeatureCache = {} if cache is None else cache
 
     def current(self, inputs: Sequence[Any], digest: str | None = None) -> Tensor:
@@ -103,6 +107,31 @@ class Features:
         """Returns features ``(n, d)`` through the bare base, on the CPU, computed once per digest."""
         with self._adapted.applied(Base()):
             return self.current(inputs, digest)
+
+    def through(self, parts: Sequence[Base | Part], load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
+        """Returns the features of several compositions side by side, ``(n, sum of d)``, on the CPU.
+
+        Args:
+            parts: what computes them; each is asked once per digest.
+            load: gives a version's entry and weights.
+            inputs: raw inputs.
+            digest: their content digest.
+
+        Raises:
+            BaseMismatchError: if a version was trained on another base model.
+        """
+        found = [
+            self.base(inputs, digest) if isinstance(part, Base) else self._by(part, load, inputs, digest)
+            for part in parts
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+    def _by(self, part: Part, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
+        key = (composition_key(part, self._adapted.base, lambda ref: load(ref)[0]), digest)
+        if key not in self._cache:
+            with self._adapted.applied(part, load):
+                self._cache[key] = self.current(inputs)
+        return self._cache[key]
 
     def scores(self, inputs: Sequence[Any]) -> Tensor:
         """Returns the scores ``(n, C)`` of the model and head as they stand, on the CPU."""
@@ -126,7 +155,7 @@ class Features:
 
     def batches(self, inputs: Sequence[Any]) -> Iterator[Any]:
         """Yields raw inputs batch by batch, in their order, on the model's device."""
-        classifier, size = as_classifier(self._adapted.module, "answering"), self._batch_size
+        classifier, size = as_classifier(self._adapted.module, "answering"), self.batch_size
         for start in range(0, len(inputs), size):
             yield on_device(classifier.collate(inputs[start : start + size]), self._adapted.device)
 

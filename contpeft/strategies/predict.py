@@ -10,10 +10,30 @@ from torch import Tensor
 
 from contpeft.adapters import AdaptedModel, Load, StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import AdapterState, Base, Composition, Parallel, Part, Route, Single, Version
+from contpeft.spec import (
+    AdapterState,
+    Arrow,
+    Base,
+    Choices,
+    Composition,
+    Concat,
+    Mix,
+    Parallel,
+    Part,
+    Route,
+    Single,
+    Surest,
+    Version,
+)
 from contpeft.strategies.features import Features
+from contpeft.strategies.mixing import arrow_features, mixed_features
+from contpeft.strategies.over import features_of, read_by
+from contpeft.strategies.sureness import joined_probabilities, likeliest, sureness
 
 __all__ = ["Answerer", "best_labels", "task_choice"]
+
+Scored = tuple[Tensor, tuple[str, ...]]
+"""Scores ``(n, C)``, and the label of each column."""
 
 
 class Answerer:
@@ -44,8 +64,8 @@ class Answerer:
     ) -> list[str]:
         """Returns the label ``composition`` gives each input.
 
-        A :class:`Route` sends each row to the choice its router infers from the frozen base's
-        features; the rows of one choice are answered together.
+        A :class:`Route` sends each row to the choice its router infers from the features it reads; the
+        rows of one choice are answered together.
 
         Args:
             composition: what answers.
@@ -54,27 +74,48 @@ class Answerer:
             among: the labels that may be answered; None for every label of the head.
 
         Raises:
-            SpecError: if the head answers none of ``among``, or does not know its labels.
+            SpecError: if the head answers none of ``among``, does not know its labels, or holds statistics
+                of other features than those it is given.
             BaseMismatchError: if a version was trained on another base model.
         """
         if isinstance(composition, Route):
             return self._routed(composition, inputs, digest, among)
-        if isinstance(composition, Parallel):
-            return self._together(composition, inputs, digest, among)
+        if isinstance(composition, Surest):
+            return self._by_the_surest(composition, inputs, digest, among)
+        if isinstance(composition, Parallel | Mix | Arrow):
+            scores, classes = self._together(composition, inputs, digest)
+            return best_labels(scores, classes, among, str(composition))
         if isinstance(composition, Base):
             raise SpecError("the bare base has no head to answer with; compose a stored version")
         return self._single(composition, inputs, digest, among)
 
+    def task_scores(
+        self, router: str, inputs: Sequence[Any], digest: str, choices: int | None = None
+    ) -> Tensor:
+        """Returns how well each row fits each task, ``(n, T)``: the score of its best class.
+
+        Args:
+            router: the version that holds the class statistics.
+            inputs: raw inputs.
+            digest: their content digest.
+            choices: how many tasks may be told apart; None for any number.
+
+        Raises:
+            SpecError: if it holds no class statistics, or tells more tasks apart.
+            BaseMismatchError: if it was gathered on another base model.
+        """
+        head = self._statistics_head(router)
+        known = max(head.groups) + 1
+        if choices is not None and known > choices:
+            raise SpecError(
+                f"{router} tells {known} tasks apart, the route has {choices} choices; give one for each"
+            )
+        return head.of_groups(self._features.through(read_by(head), self._load, inputs, digest))
+
     def _routed(
         self, route: Route, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
-        router = self._statistics_head(route.router)
-        choices = router.route(self._features.base(inputs, digest)).tolist()
-        if max(choices) >= len(route.choices):
-            raise SpecError(
-                f"{route.router} tells {max(router.groups) + 1} tasks apart, the route has "
-                f"{len(route.choices)} choices; give one for each"
-            )
+        choices = self.task_scores(route.router, inputs, digest, len(route.choices)).argmax(1).tolist()
         labels = [""] * len(inputs)
         for index in sorted(set(choices)):
             rows = [row for row, choice in enumerate(choices) if choice == index]
@@ -85,26 +126,46 @@ class Answerer:
                 labels[row] = label
         return labels
 
-    def _together(
-        self, parallel: Parallel, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+    def _by_the_surest(
+        self, surest: Surest, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
-        told: dict[str, list[Tensor]] = {}
-        for choice in parallel.choices:
-            scores, classes = self.scores(choice, inputs, digest)
-            scaled = scores.double() / (self._temperature(choice) or 1.0)
-            for label, probability in zip(classes, scaled.softmax(1).T, strict=True):
-                told.setdefault(label, []).append(probability)
-        joined = [torch.stack(each) for each in told.values()]
-        put = [each.amax(0) if parallel.by == "max" else each.mean(0) for each in joined]
-        return best_labels(torch.stack(put, 1), tuple(told), among, str(parallel))
+        told = [self.scores(choice, inputs, digest) for choice in surest.choices]
+        temperatures = [self._temperature(choice) or 1.0 for choice in surest.choices]
+        sure = [sureness(s, t, surest.by) for (s, _), t in zip(told, temperatures, strict=True)]
+        chosen = torch.stack(sure, 1).argmax(1).tolist()
+        answered = [
+            best_labels(scores, classes, among, choice.answering) if index in chosen else []
+            for index, ((scores, classes), choice) in enumerate(zip(told, surest.choices, strict=True))
+        ]
+        return [answered[choice][row] for row, choice in enumerate(chosen)]
+
+    def _together(self, several: Parallel | Mix | Arrow, inputs: Sequence[Any], digest: str) -> Scored:
+        """Returns probabilities over all labels that any choice knows."""
+        if isinstance(several, Parallel):
+            told = [self.scores(choice, inputs, digest) for choice in several.choices]
+            weights = None
+        else:
+            mixed = self._adapted.mixed(several.choices, self._load)
+            if isinstance(several, Mix):
+                fits = self.task_scores(several.router, inputs, digest, len(several.choices))
+                weights = likeliest(fits, several.top, several.temperature)
+                features = mixed_features(self._adapted, self._features, mixed, inputs, weights)
+            else:
+                weights = None
+                how = (several.top, several.temperature)
+                features = arrow_features(self._adapted, self._features, mixed, inputs, how)
+            told = mixed.scores(features)
+        temperatures = [self._temperature(choice) or 1.0 for choice in several.choices]
+        by = several.by if isinstance(several, Parallel) else "mean"
+        return joined_probabilities(told, temperatures, weights, by)
 
     def _single(
-        self, single: Part, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
+        self, single: Part | Concat, inputs: Sequence[Any], digest: str, among: Sequence[str] | None
     ) -> list[str]:
         scores, classes = self.scores(single, inputs, digest)
         return best_labels(scores, classes, among, single.answering)
 
-    def scores(self, single: Part, inputs: Sequence[Any], digest: str) -> tuple[Tensor, tuple[str, ...]]:
+    def scores(self, single: Part | Concat, inputs: Sequence[Any], digest: str) -> Scored:
         """Returns the scores ``(n, C)`` of what one head answers for, and the label of each column.
 
         Args:
@@ -113,7 +174,7 @@ class Answerer:
             digest: their content digest.
 
         Raises:
-            SpecError: if the head does not know its labels.
+            SpecError: if the head does not know its labels, or holds statistics of other features.
             BaseMismatchError: if a version was trained on another base model.
         """
         held = {single.answering: self._load(single.answering)}  # of a long sum no more than this
@@ -121,16 +182,25 @@ class Answerer:
         def load(ref: str) -> tuple[Version, AdapterState]:
             return held[ref] if ref in held else self._load(ref)
 
-        if isinstance(single, Single) and load(single.ref)[0].kind == "statistics":
-            if single.head is not None:
-                raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
-            statistics = self._statistics_head(single.ref)
-            return statistics(self._features.base(inputs, digest)), statistics.classes
+        if isinstance(single, Single) and single.head and load(single.ref)[0].kind == "statistics":
+            raise SpecError(f"{single.ref} holds class statistics; it answers with no other head")
+        if isinstance(single, Concat) or held[single.answering][0].kind == "statistics":
+            return self._by_statistics(single, inputs, digest)
         head = held[single.answering][1].head
         if head is None or not head.classes:
             raise SpecError(f"the head of {single.answering} does not know the labels of its outputs")
         with self._adapted.applied(single, load):
             return self._features.scores(inputs), head.classes
+
+    def _by_statistics(self, what: Part | Concat, inputs: Sequence[Any], digest: str) -> Scored:
+        head, asked = self._statistics_head(what.answering), features_of(what)
+        if asked != read_by(head):
+            told = " and ".join(map(str, read_by(head)))
+            raise SpecError(
+                f"{what.answering} holds class statistics of the features of {told}, "
+                f"not of {' and '.join(map(str, asked))}; compose it with what it was gathered over"
+            )
+        return head(self._features.through(asked, self._load, inputs, digest)), head.classes
 
     def _statistics_head(self, ref: str) -> StatisticsHead:
         version, state = self._load(ref)
@@ -163,4 +233,4 @@ def task_choice(composition: Composition, group: int) -> Composition:
     """Returns what answers when the task is known: its own choice among several, else the composition."""
     if isinstance(composition, Parallel) and composition.by == "max":
         return composition
-    return composition.choices[group] if isinstance(composition, Route | Parallel) else composition
+    return composition.choices[group] if isinstance(composition, Choices) else composition

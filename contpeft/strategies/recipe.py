@@ -54,9 +54,10 @@ class Recipe:
     after: Recipe | None = None
 
     def start(self, context: Context) -> None:
-        """Attaches the adapter and puts the head in place."""
+        """Attaches the adapter and puts the head in place, where there is something to train."""
         context.parents = self.init.start(context)
-        self.head.start(context)
+        if self.init.trains(context.step):
+            self.head.start(context)
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns what is added to the loss of ``batch``, or None."""

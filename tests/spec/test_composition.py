@@ -10,16 +10,20 @@ from hypothesis import strategies as st
 
 from contpeft.errors import SpecError
 from contpeft.spec import (
+    Arrow,
     Base,
     Composition,
+    Concat,
     Drop,
     Fuse,
+    Mix,
     Parallel,
     Part,
     Route,
     Single,
     Stack,
     Sum,
+    Surest,
     average,
     composition_from_json,
 )
@@ -52,6 +56,24 @@ LENT = Single("both@1", "mail@3")
             Parallel((Single("a@1"), Fuse(("a@1", "b@1"), "f@1"))),
             '{"type": "parallel", "choices": [{"type": "single", "ref": "a@1"}, {"type": "fuse", "over": '
             '[{"ref": "a@1"}, {"ref": "b@1"}], "fusion": "f@1"}]}',
+        ),
+        (
+            Concat((Single("a@1"), Base()), "means@2"),
+            '{"type": "concat", "parts": [{"type": "single", "ref": "a@1"}, {"type": "base"}], '
+            '"head": "means@2"}',
+        ),
+        (
+            Mix("lda@2", (Single("a@1"),), 3, 0.5),
+            '{"type": "mix", "router": "lda@2", "choices": [{"type": "single", "ref": "a@1"}], '
+            '"top": 3, "temperature": 0.5}',
+        ),
+        (
+            Arrow((Single("a@1"),)),
+            '{"type": "arrow", "choices": [{"type": "single", "ref": "a@1"}], "top": 4, "temperature": 1.0}',
+        ),
+        (
+            Surest((Single("a@1"),), "energy"),
+            '{"type": "surest", "choices": [{"type": "single", "ref": "a@1"}], "by": "energy"}',
         ),
     ],
 )
@@ -121,10 +143,16 @@ PARTS: st.SearchStrategy[Part] = st.recursive(
     ),
     max_leaves=5,
 )
+MIXED = st.lists(SINGLES, min_size=1, max_size=3).map(tuple)
+SURE = ["confidence", "energy"]
 ALL = (
     PARTS
     | st.builds(Route, REFS, st.lists(PARTS, max_size=3).map(tuple))
     | st.builds(Parallel, st.lists(PARTS, min_size=1, max_size=3).map(tuple))
+    | st.builds(Surest, st.lists(PARTS, min_size=1, max_size=3).map(tuple), st.sampled_from(SURE))
+    | st.builds(Concat, st.lists(PARTS | st.just(Base()), min_size=1, max_size=3).map(tuple), REFS)
+    | st.builds(Mix, REFS, MIXED, st.integers(1, 3), st.floats(0.01, 9))
+    | st.builds(Arrow, MIXED, st.integers(1, 3), st.floats(0.01, 9))
 )
 
 
@@ -159,8 +187,17 @@ def test_what_has_no_meaning_is_refused() -> None:
         (lambda: Parallel(()), "nothing in parallel has no answer"),
         (lambda: Drop(Single("a@1"), (0, -1)), "there is no layer -1"),
         (lambda: average(), "a sum of no versions has no meaning"),
+        (lambda: Concat((), "h@1"), "features of nothing cannot be put side by side"),
+        (lambda: Surest(()), "the surest of nothing has no answer"),
+        (lambda: Surest((Single("a@1"),), "age"), "heads are sure by confidence or by energy, not by 'age'"),
+        (lambda: Arrow(()), "a mixture of nothing has no answer"),
+        (lambda: Mix("r@1", (Single("a@1"),), 0), "a mixture of the best 0 has no answer"),
+        (lambda: Mix("r@1", (Single("a@1"),), 1, 0.0), "a temperature of 0 weighs nothing; give one above 0"),
     ):
         with pytest.raises(SpecError, match=message):
             make()
     with pytest.raises(SpecError, match=r"route\(lda@2: a@1\) cannot be inside another composition"):
         composition_from_json({"type": "stack", "parts": [Route("lda@2", (Single("a@1"),)).to_json()]})
+    total = Sum((("a@1", 1.0),)).to_json()
+    with pytest.raises(SpecError, match=r"sum\(a@1\) cannot be mixed with others row by row; only single"):
+        composition_from_json({"type": "arrow", "choices": [total], "top": 1, "temperature": 1.0})

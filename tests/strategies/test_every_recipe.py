@@ -17,9 +17,9 @@ from contpeft.strategies.recipes import PROMPTS
 
 # Whose adapter does not start at nothing, or whose head is fitted after training: told in their docstrings.
 STARTS_ELSEWHERE: frozenset[str] = frozenset({*PROMPTS, "osf"})
-# Whose first adapter is not the plain one: none at all, another start, frozen factors, prompts.
+# Whose first adapter is not the plain one: none at all, another start or rate, frozen factors, prompts.
 OTHER_FIRST: frozenset[str] = frozenset(
-    {"frozen-heads", "frozen-heads-linear", *PROMPTS, "inflora", "keeplora", "osf"}
+    {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, "inflora", "keeplora", "osf"}
 )
 IN_STEPS = [name for name, recipe in RECIPES.items() if not recipe.joint]
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.init.trains(0)]

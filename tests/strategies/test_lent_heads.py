@@ -129,7 +129,7 @@ def test_what_cannot_be_lent_is_refused_by_name(way: Way) -> None:
     for single, said in {
         Single("bare@1"): "the head of bare@1 does not know the labels of its outputs",
         Single(ONE, "bare@1"): "the head of bare@1 does not know the labels of its outputs",
-        Single(ONE, "way.lda@2"): "the head of way.lda@2 is class statistics of the bare base;",
+        Single(ONE, "way.lda@2"): "way.lda@2 holds class statistics of the features of base, not of",
         Single("way.lda@2", ONE): "way.lda@2 holds class statistics; it answers with no other head",
     }.items():
         with pytest.raises(SpecError, match=f"^{said}"):

@@ -1,20 +1,33 @@
 """How versions answer together, as a value with a digest."""
 
-from contpeft.spec.composition.choices import Parallel, Route
+from contpeft.spec.composition.choices import Parallel, Route, Surest
+from contpeft.spec.composition.concat import Concat
+from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum, average
-from contpeft.spec.composition.reading import Composition, composition_from_json
+from contpeft.spec.composition.reading import (
+    Choices,
+    Composition,
+    composition_from_json,
+    features_from_json,
+)
 
 __all__ = [
+    "Arrow",
     "Base",
+    "Choices",
     "Composition",
+    "Concat",
     "Drop",
     "Fuse",
+    "Mix",
     "Parallel",
     "Part",
     "Route",
     "Single",
     "Stack",
     "Sum",
+    "Surest",
     "average",
     "composition_from_json",
+    "features_from_json",
 ]

@@ -9,7 +9,7 @@ from contpeft.errors import SpecError, suggest
 from contpeft.spec.composition.parts import Part
 from contpeft.spec.composition.value import Value
 
-__all__ = ["Parallel", "Route"]
+__all__ = ["Parallel", "Route", "Surest"]
 
 _By = Literal["mean", "max"]
 
@@ -19,7 +19,7 @@ class Route(Value):
     """A router infers which choice answers each row.
 
     Attributes:
-        router: the version that infers the choice (class statistics of the frozen base).
+        router: the version that infers the choice (class statistics).
         choices: what may answer; choice ``k`` serves the task the router calls ``k``.
     """
 
@@ -76,3 +76,36 @@ class Parallel(Value):
     def __str__(self) -> str:
         told = ", ".join(map(str, self.choices))
         return f"parallel({told})" if self.by == "mean" else f"parallel by {self.by}({told})"
+
+
+@dataclass(frozen=True)
+class Surest(Value):
+    """All choices score every row, and the one whose head is surest of it answers.
+
+    Attributes:
+        choices: what may answer; choice ``k`` serves task ``k`` where the task is known.
+        by: how sure a head is: its highest probability (``"confidence"``), or minus its free energy, the
+            logsumexp of its scores (``"energy"``; Liu et al. 2020, arXiv 2010.03759, equation 4). Both need
+            heads of comparable scale; temperatures that were measured count.
+    """
+
+    choices: tuple[Part, ...]
+    by: Literal["confidence", "energy"] = "confidence"
+
+    def __post_init__(self) -> None:
+        """Raises :class:`SpecError` if there is no choice, or no such way to be sure."""
+        if not self.choices:
+            raise SpecError("the surest of nothing has no answer; give one choice at least")
+        if self.by not in ("confidence", "energy"):
+            raise SpecError(f"heads are sure by confidence or by energy, not by {self.by!r}")
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this composition needs."""
+        return tuple(ref for choice in self.choices for ref in choice.refs())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the composition as JSON."""
+        return {"type": "surest", "choices": [choice.to_json() for choice in self.choices], "by": self.by}
+
+    def __str__(self) -> str:
+        return f"surest({', '.join(map(str, self.choices))}; by {self.by})"

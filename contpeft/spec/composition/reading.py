@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from contpeft.errors import SpecError, suggest
-from contpeft.spec.composition.choices import Parallel, Route
+from contpeft.spec.composition.choices import Parallel, Route, Surest
+from contpeft.spec.composition.concat import Concat
+from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum
 
-__all__ = ["Composition", "composition_from_json"]
+__all__ = ["Choices", "Composition", "composition_from_json", "features_from_json"]
 
-Composition = Base | Part | Route | Parallel
+Choices = Route | Parallel | Surest | Mix | Arrow
+"""Compositions of several heads, one a task."""
+
+Composition = Base | Part | Concat | Choices
 """How versions answer together."""
 
 
@@ -37,15 +42,36 @@ def _part(value: Mapping[str, Any]) -> Part:
     return part
 
 
+def _single(value: Mapping[str, Any]) -> Single:
+    part = _part(value)
+    if not isinstance(part, Single):
+        raise SpecError(f"{part} cannot be mixed with others row by row; only single versions can")
+    return part
+
+
+def features_from_json(value: Mapping[str, Any]) -> Base | Part:
+    """Returns what computes features, from its JSON: the bare base, or what one head answers for.
+
+    Raises:
+        SpecError: if it is something else.
+    """
+    return Base() if value.get("type") == "base" else _part(value)
+
+
 def _parts(values: list[Mapping[str, Any]]) -> tuple[Part, ...]:
     return tuple(map(_part, values))
 
 
 _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Composition]]] = {
+    "arrow": lambda value: Arrow(tuple(map(_single, value["choices"])), value["top"], value["temperature"]),
     "base": lambda value: Base(),
+    "concat": lambda value: Concat(tuple(map(features_from_json, value["parts"])), value["head"]),
     "drop": lambda value: Drop(_part(value["part"]), tuple(value["layers"])),
     "fuse": lambda value: Fuse(
         tuple(each["ref"] for each in value["over"]), value["fusion"], value.get("head")
+    ),
+    "mix": lambda value: Mix(
+        value["router"], tuple(map(_single, value["choices"])), value["top"], value["temperature"]
     ),
     "parallel": lambda value: Parallel(_parts(value["choices"]), value.get("by", "mean")),
     "route": lambda value: Route(value["router"], _parts(value["choices"])),
@@ -54,4 +80,5 @@ _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Composition]]] = {
     "sum": lambda value: Sum(
         tuple((each["ref"], each["weight"]) for each in value["parts"]), value.get("head")
     ),
+    "surest": lambda value: Surest(_parts(value["choices"]), value["by"]),
 }

@@ -1,18 +1,25 @@
 """Parts: which compositions answer after a task."""
 
 from contpeft.strategies.answers.averaged import Averaged, WithAverage
-from contpeft.strategies.answers.by_statistics import ByStatistics, RouteByStatistics
+from contpeft.strategies.answers.by_statistics import ByStatistics, Classify, RouteByStatistics
 from contpeft.strategies.answers.by_task import ByTask
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.merged import Merged
+from contpeft.strategies.answers.mixtures import MixByArrow, MixByStatistics, TheSurest
+from contpeft.strategies.answers.stages import BeforeAndAfter
 
 __all__ = [
     "Averaged",
+    "BeforeAndAfter",
     "ByStatistics",
     "ByTask",
+    "Classify",
     "Latest",
     "Merged",
+    "MixByArrow",
+    "MixByStatistics",
     "RouteByStatistics",
     "Stacked",
+    "TheSurest",
     "WithAverage",
 ]

@@ -1,23 +1,39 @@
-"""Answers: class statistics of the frozen base, as classifier or as router."""
+"""Answers: class statistics, as classifier or as router."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contpeft.adapters import Rule
 from contpeft.spec import Composition, Route, Single, Version
 from contpeft.strategies.context import Context
+from contpeft.strategies.over import answering
 
-__all__ = ["ByStatistics", "RouteByStatistics"]
+__all__ = ["ByStatistics", "Classify", "RouteByStatistics", "statistics_of"]
 
 
 @dataclass(frozen=True)
 class ByStatistics:
-    """Class statistics of the frozen base answer, once per rule they were registered under."""
+    """Class statistics answer, once per rule they were registered under."""
 
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns one composition per rule."""
-        return {_rule(v): Single(v.ref) for v in registered if v.kind == "statistics"}
+        return {_rule(v): answering(v) for v in registered if v.kind == "statistics"}
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Class statistics of one rule answer everything.
+
+    Attributes:
+        rule: which of those that were registered.
+    """
+
+    rule: str = "class-means"
+
+    def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
+        """Returns the statistics with the features they stand over."""
+        return {"main": answering(statistics_of(registered, self.rule))}
 
 
 @dataclass(frozen=True)
@@ -28,13 +44,18 @@ class RouteByStatistics:
         rule: the classifier that infers the task.
     """
 
-    rule: Rule = "lda"
+    rule: str = "lda"
 
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns the routed composition over every adapter so far, in task order."""
-        router = next(v for v in registered if v.kind == "statistics" and _rule(v) == self.rule)
+        router = statistics_of(registered, self.rule)
         adapters = context.adapters_with(registered)
         return {"main": Route(router.ref, tuple(Single(v.ref) for v in adapters))}
+
+
+def statistics_of(registered: Sequence[Version], rule: str) -> Version:
+    """Returns the statistics that were registered under a rule."""
+    return next(v for v in registered if v.kind == "statistics" and _rule(v) == rule)
 
 
 def _rule(version: Version) -> str:

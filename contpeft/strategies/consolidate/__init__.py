@@ -1,26 +1,36 @@
 """Parts: what happens once a task is learnt."""
 
+from contpeft.strategies.consolidate.alignment import AlignClassifier
 from contpeft.strategies.consolidate.best_merge import BestMerge
 from contpeft.strategies.consolidate.fill_buffer import FillBuffer
 from contpeft.strategies.consolidate.freeze import Freeze
 from contpeft.strategies.consolidate.keep_average import KeepAverage
 from contpeft.strategies.consolidate.keep_rows import KeepRows
+from contpeft.strategies.consolidate.kept_features import KeepFeatures
 from contpeft.strategies.consolidate.merge_after import MergeAfter
 from contpeft.strategies.consolidate.merge_ema import MergeEma
 from contpeft.strategies.consolidate.merge_factors import MergeFactors
 from contpeft.strategies.consolidate.merge_on import MergeOn
 from contpeft.strategies.consolidate.protect_inputs import ProtectInputs
 from contpeft.strategies.consolidate.repair_merge import RepairMerge
+from contpeft.strategies.consolidate.ridge import GatherRidge
 from contpeft.strategies.consolidate.statistics import GatherStatistics
+from contpeft.strategies.consolidate.subspaces import GatherSubspaces
 from contpeft.strategies.consolidate.then import Then
+from contpeft.strategies.consolidate.thresholds import KeepThresholds
 
 __all__ = [
+    "AlignClassifier",
     "BestMerge",
     "FillBuffer",
     "Freeze",
+    "GatherRidge",
     "GatherStatistics",
+    "GatherSubspaces",
     "KeepAverage",
+    "KeepFeatures",
     "KeepRows",
+    "KeepThresholds",
     "MergeAfter",
     "MergeEma",
     "MergeFactors",

@@ -1,6 +1,7 @@
 """Parts: how a task's adapter starts."""
 
 from contpeft.strategies.init.designed_subspace import DesignedSubspace
+from contpeft.strategies.init.first_task import FirstTask
 from contpeft.strategies.init.fresh import Fresh
 from contpeft.strategies.init.from_copy import FromCopy
 from contpeft.strategies.init.from_last import FromLast
@@ -16,6 +17,7 @@ from contpeft.strategies.init.residual_gradient import ResidualGradient
 
 __all__ = [
     "DesignedSubspace",
+    "FirstTask",
     "Fresh",
     "FromCopy",
     "FromLast",

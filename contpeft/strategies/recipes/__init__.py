@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.alignment import ALIGNMENT
 from contpeft.strategies.recipes.averages import AVERAGES
 from contpeft.strategies.recipes.bounds import BOUNDS
+from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
 from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
@@ -14,8 +16,10 @@ from contpeft.strategies.recipes.replay import REPLAY
 from contpeft.strategies.recipes.subspaces import SUBSPACES
 
 __all__ = [
+    "ALIGNMENT",
     "AVERAGES",
     "BOUNDS",
+    "CLASS_STATISTICS",
     "FAMILIES",
     "FUSIONS",
     "ISOLATION",
@@ -30,6 +34,8 @@ __all__ = [
 FAMILIES: dict[str, dict[str, Recipe]] = {
     "bounds": BOUNDS,
     "isolation": ISOLATION,
+    "class-statistics": CLASS_STATISTICS,
+    "alignment": ALIGNMENT,
     "merging": MERGING,
     "subspaces": SUBSPACES,
     "replay": REPLAY,

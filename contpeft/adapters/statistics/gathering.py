@@ -1,0 +1,80 @@
+"""What all statistics have in common: entries, and features of unit length."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contpeft.errors import SpecError
+
+__all__ = ["Gathered", "over_option"]
+
+
+class Gathered(ABC):
+    """Statistics of unit-length features, by entry: a label met in a task.
+
+    Attributes:
+        labels: label of each entry.
+        groups: the task index of each entry.
+    """
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.groups: list[int] = []
+
+    def update(self, features: Tensor, labels: Sequence[str], group: int) -> None:
+        """Adds features ``(n, d)`` of one task.
+
+        Args:
+            features: any float type.
+            labels: their label names.
+            group: index of the task they belong to.
+
+        Raises:
+            SpecError: if there are not as many labels as features, or these are of another width
+                than the ones before.
+        """
+        unit = F.normalize(features.detach().to("cpu", torch.float64), dim=1)
+        if len(labels) != len(unit):
+            raise SpecError(f"class statistics need a label per feature, got {len(labels)} for {len(unit)}")
+        if not self.labels:
+            self._begin(unit.shape[1])
+        elif unit.shape[1] != self._width():
+            raise SpecError(f"class statistics are of features of width {self._width()}, got {unit.shape[1]}")
+        self._take(unit, [self._entry(label, group) for label in labels])
+
+    def _entry(self, label: str, group: int) -> int:
+        key = (label, group)
+        known = list(zip(self.labels, self.groups, strict=True))
+        if key in known:
+            return known.index(key)
+        self.labels.append(label)
+        self.groups.append(group)
+        self._open()
+        return len(self.labels) - 1
+
+    @abstractmethod
+    def _begin(self, width: int) -> None:
+        """Starts with features of a width."""
+
+    @abstractmethod
+    def _width(self) -> int:
+        """Returns the width of the features so far."""
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Makes room for one more entry."""
+
+    @abstractmethod
+    def _take(self, unit: Tensor, entries: list[int]) -> None:
+        """Adds unit-length features ``(n, d)``, the entry of each told."""
+
+
+def over_option(over: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the option of a head that says whose features it reads; none for the bare base's."""
+    return {"over": [dict(part) for part in over]} if over else {}

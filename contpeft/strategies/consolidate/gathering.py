@@ -1,0 +1,100 @@
+"""What parts that gather statistics of features have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from contpeft.spec import AdapterState, Base, HeadSpec, Parent, Part, Version
+from contpeft.strategies.context import Context, TrainingData
+from contpeft.strategies.over import Over, sources, told_json
+
+__all__ = ["Gathering", "OverFixed"]
+
+
+@dataclass(frozen=True)
+class Gathering(ABC):
+    """Statistics of features, kept as versions that go on from task to task."""
+
+    @abstractmethod
+    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+        """Returns what computes the features."""
+
+    def data(self, context: Context) -> TrainingData:
+        """Returns the task's examples.
+
+        Raises:
+            UnsupportedError: if the caller gave none.
+        """
+        return context.training_data("gathering class statistics")
+
+    def told(self, context: Context) -> list[dict[str, Any]]:
+        """Returns the same as a version names it."""
+        return told_json(self.parts(context))
+
+    def features(self, context: Context) -> Tensor:
+        """Returns the task's features ``(n, d)``."""
+        data = self.data(context)
+        return context.features.through(self.parts(context), context.load, data.inputs, data.digest)
+
+    def last(self, context: Context, rule: str) -> tuple[HeadSpec, dict[str, Tensor]] | None:
+        """Returns what was gathered before; None at the first task.
+
+        Raises:
+            BaseMismatchError: if it was on another base model.
+        """
+        version = self._version(context, rule)
+        if version is None or version.head is None:
+            return None
+        context.adapted.check_base(version)
+        return version.head, context.store.load(version.ref).head_tensors()
+
+    def register(self, context: Context, rule: str, tensors: Mapping[str, Tensor], spec: HeadSpec) -> Version:
+        """Registers statistics under a rule, as the next version of those gathered before."""
+        last = self._version(context, rule)
+        kept = {AdapterState.HEAD_PREFIX + name: tensor for name, tensor in tensors.items()}
+        frozen = tuple(Parent(ref, "frozen") for part in self.parts(context) for ref in part.refs())
+        return context.store.register(
+            self._name(context, rule),
+            AdapterState("statistics", {}, kept, spec),
+            base=context.adapted.base,
+            parents=(*(() if last is None else (Parent(last.ref, "continued"),)), *frozen),
+            run=context.run,
+            task=context.task.name,
+            data=self.data(context).digest,
+        )
+
+    def _version(self, context: Context, rule: str) -> Version | None:
+        name = self._name(context, rule)
+        return next((v for v in reversed(context.history) if v.name == name), None)
+
+    def _name(self, context: Context, rule: str) -> str:
+        own = self.called(rule)
+        return f"{context.line}.{own}" if context.line else own
+
+    def called(self, rule: str) -> str:
+        """Returns what the statistics of a rule are called within the line."""
+        return rule
+
+
+@dataclass(frozen=True)
+class OverFixed(Gathering):
+    """Statistics of features that stay as they are: of the bare base, or of the first task's adapter.
+
+    Attributes:
+        over: whose features; ``"first"`` for the first task's adapter, ``"first+base"`` for both together.
+    """
+
+    over: Over = field(default="base", kw_only=True)
+
+    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+        """Returns what computes the features."""
+        return sources(self.over, context.adapters_with(context.registered))
+
+    def called(self, rule: str) -> str:
+        """Returns the rule, and whose features where they are not the base's."""
+        return {"base": rule, "first": f"{rule}-first", "first+base": f"{rule}-first-and-base"}[self.over]

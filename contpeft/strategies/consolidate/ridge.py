@@ -1,0 +1,51 @@
+"""Consolidate: ridge regression on random features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from contpeft.adapters import RidgeStatistics
+from contpeft.spec import Version
+from contpeft.strategies.about import About
+from contpeft.strategies.consolidate.gathering import OverFixed
+from contpeft.strategies.context import Context
+
+__all__ = ["GatherRidge"]
+
+_RULE = "ridge"
+
+
+@dataclass(frozen=True)
+class GatherRidge(OverFixed):
+    """The sums that ridge regression on random features needs, one pass over the task (RanPAC).
+
+    Attributes:
+        width: how many random features, ``M``; 0 for ridge regression on the features themselves.
+        seed: of the random features, the same for all tasks.
+        penalty: fixed, or None to choose it on held-out rows of each task, as the authors' code does.
+        over: whose features.
+    """
+
+    about: ClassVar[About] = About(
+        paper="McDonnell et al. 2023, arXiv 2307.02251, algorithm 1",
+        growth="16 M a class; 4 M^2 bytes once (16 MB for M = 2000)",
+        needs=frozenset({"examples", "features"}),
+    )
+
+    width: int = 2000
+    seed: int = 0
+    penalty: float | None = None
+
+    def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
+        """Adds the task to the sums, solves, and registers both."""
+        data, last, features = self.data(context), self.last(context, _RULE), self.features(context)
+        sums = RidgeStatistics(self.width, self.seed)
+        if last is not None:
+            sums = RidgeStatistics.from_stored(*last, width=features.shape[1])
+        sums.update(features, data.labels, group=context.step)
+        penalty = self.penalty
+        if penalty is None:
+            penalty = sums.held_out_penalty(features, data.labels)
+        spec = sums.spec(penalty, self.told(context))
+        return (self.register(context, _RULE, sums.tensors(penalty), spec),)

@@ -1,0 +1,65 @@
+"""Whose features class statistics stand over: told as a name in a recipe, as compositions in a version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from contpeft.adapters import StatisticsHead
+from contpeft.errors import SpecError
+from contpeft.spec import Base, Composition, Concat, Drop, Part, Single, Version, features_from_json
+
+__all__ = ["OVER", "Over", "answering", "features_of", "read_by", "sources", "told_json"]
+
+Over = Literal["base", "first", "first+base"]
+OVER: Final[tuple[Over, ...]] = ("base", "first", "first+base")
+"""The bare base, the first task's adapter, or both side by side."""
+
+
+def sources(over: Over, adapters: Sequence[Version]) -> tuple[Base | Part, ...]:
+    """Returns the compositions that compute the features statistics are gathered of.
+
+    Args:
+        over: whose features.
+        adapters: what the way has trained, oldest first.
+
+    Raises:
+        SpecError: if there is no such adapter.
+    """
+    if over == "base":
+        return (Base(),)
+    if not adapters:
+        raise SpecError(f"statistics over {over!r} need the first task's adapter, and none was trained")
+    first = Single(adapters[0].ref)
+    return (first,) if over == "first" else (first, Base())
+
+
+def answering(version: Version) -> Composition:
+    """Returns what answers with stored statistics: the features they stand over, and they as head."""
+    told = version.head.options.get("over", ()) if version.head else ()
+    parts = tuple(map(features_from_json, told))
+    if not parts:
+        return Single(version.ref)
+    if len(parts) == 1 and not isinstance(parts[0], Base | Drop):
+        return replace(parts[0], head=version.ref)
+    return Concat(parts, version.ref)
+
+
+def features_of(what: Part | Concat) -> tuple[Base | Part, ...]:
+    """Returns the compositions whose features the head of ``what`` reads."""
+    if isinstance(what, Concat):
+        return what.parts
+    if isinstance(what, Single) and what.head is None:
+        return (Base(),)
+    return (what,) if isinstance(what, Drop) else (replace(what, head=None),)
+
+
+def read_by(head: StatisticsHead) -> tuple[Base | Part, ...]:
+    """Returns the compositions whose features stored statistics are of."""
+    return tuple(map(features_from_json, head.over)) or (Base(),)
+
+
+def told_json(parts: Sequence[Base | Part]) -> list[dict[str, Any]]:
+    """Returns compositions as statistics name them; the bare base alone is not named."""
+    return [] if tuple(parts) == (Base(),) else [part.to_json() for part in parts]

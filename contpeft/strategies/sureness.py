@@ -1,0 +1,66 @@
+"""How scores of several heads become choices and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["joined_probabilities", "likeliest", "sureness"]
+
+
+def sureness(scores: Tensor, temperature: float, by: str) -> Tensor:
+    """Returns how sure a head is of each row, ``(n,)``, float64.
+
+    Args:
+        scores: ``(n, C)``.
+        temperature: of the head.
+        by: ``"confidence"``: ``max_c softmax(s / T)_c``; ``"energy"``: ``T logsumexp_c(s_c / T)`` (Liu et al.
+            2020, arXiv 2010.03759, equation 4, the sign turned).
+    """
+    scaled = scores.double() / temperature
+    return scaled.softmax(1).amax(1) if by == "confidence" else temperature * scaled.logsumexp(1)
+
+
+def likeliest(scores: Tensor, top: int, temperature: float) -> Tensor:
+    """Returns ``softmax(score / temperature)`` over the best ``top`` of the last dimension, 0 elsewhere.
+
+    Args:
+        scores: ``(..., N)``.
+        top: how many share the weight.
+        temperature: small ones favour the best.
+    """
+    best = scores.topk(min(top, scores.shape[-1]), dim=-1)
+    weights = (best.values / temperature).softmax(-1)
+    return torch.zeros_like(scores).scatter(-1, best.indices, weights)
+
+
+def joined_probabilities(
+    told: Sequence[tuple[Tensor, Sequence[str]]],
+    temperatures: Sequence[float],
+    weights: Tensor | None = None,
+    by: Literal["mean", "max"] = "mean",
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Returns one probability for each label that any head knows, and the labels.
+
+    Args:
+        told: of each head its scores ``(n, C)`` and labels.
+        temperatures: of each head.
+        weights: ``(n, len(told))``, what each head counts for each row; None where all count the same.
+        by: without weights, the mean over the heads that know a label, or the highest of theirs.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for index, ((scores, labels), temperature) in enumerate(zip(told, temperatures, strict=True)):
+        probabilities = (scores.double() / temperature).softmax(1)
+        if weights is not None:
+            probabilities = probabilities * weights[:, index, None]
+        for label, column in zip(labels, probabilities.T, strict=True):
+            found.setdefault(label, []).append(column)
+    stacked = [torch.stack(columns) for columns in found.values()]
+    if weights is not None:
+        joined = [each.sum(0) for each in stacked]
+    else:
+        joined = [each.amax(0) if by == "max" else each.mean(0) for each in stacked]
+    return torch.stack(joined, 1), tuple(found)

@@ -78,5 +78,5 @@ class Gathering:
         return next((v for v in reversed(context.history) if v.name == name), None)
 
     def _name(self, context: Context, rule: str) -> str:
-        own = {"base": rule, "first": f"{rule}-first", "first+base": f"{rule}-first-and-base"}[self.over]
+        own = rule if self.over == "base" else f"{rule}-{self.over.replace('+', '-and-')}"
         return f"{context.line}.{own}" if context.line else own

@@ -6,13 +6,15 @@ from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
+from contpeft.strategies.recipes.drift import DRIFT
 from contpeft.strategies.recipes.isolation import ISOLATION
 
-__all__ = ["BOUNDS", "CLASS_STATISTICS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["BOUNDS", "CLASS_STATISTICS", "DRIFT", "ISOLATION", "RECIPES", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
     **CLASS_STATISTICS,
+    **DRIFT,
     **ISOLATION,
 }
 

@@ -11,7 +11,7 @@ from strategies_tiny import Way, examples, learnt
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Base, Concat, Parent, Single
 from contpeft.store import AdapterStore
-from contpeft.strategies import Fresh, NoAdapter, Slow, find_recipe
+from contpeft.strategies import Fresh, GatherStatistics, NoAdapter, Slow, find_recipe
 
 
 def test_statistics_stand_over_the_last_adapter_and_the_base(store: AdapterStore) -> None:
@@ -32,7 +32,7 @@ def test_an_adapter_that_does_not_move_leaves_the_statistics_as_they_were_gather
     still = replace(find_recipe("drift-lda"), projection=Slow(0.0))
     way = learnt(store, still, line="still")
     gathered = replace(
-        find_recipe("aper-lda"), consolidate=replace(find_recipe("aper-lda").consolidate, shrinkage=0.2)
+        find_recipe("aper-lda"), consolidate=GatherStatistics(shrinkage=0.2, over="first+base")
     )
     other = learnt(store, replace(gathered, projection=Slow(0.0)), line="other")
     one, two = (store.load(each.history[-1].ref).head_tensors() for each in (way, other))
@@ -47,7 +47,7 @@ def test_what_follows_answers_old_classes_better_than_what_does_not(store: Adapt
     for ridge in (1.0, 1e12):  # so strong a ridge leaves the mean shift alone
         recipe = find_recipe("drift-lda-alone")
         recipe = replace(recipe, consolidate=replace(recipe.consolidate, drift_ridge=ridge))
-        way = learnt(store, recipe, line=f"ridge-{ridge:g}")
+        way = learnt(store, recipe, line=f"ridge-{int(ridge)}")
         answered = way.answerer().predict(way.answers[2]["main"], inputs, "x")
         right[ridge] = sum(map(str.__eq__, answered, labels))
     assert right[1.0] >= right[1e12]

@@ -10,7 +10,14 @@ from contpeft.strategies.answers import (
     RouteByStatistics,
     TheSurest,
 )
-from contpeft.strategies.consolidate import Freeze, GatherRidge, GatherStatistics, KeepFeatures, Then
+from contpeft.strategies.consolidate import (
+    FollowStatistics,
+    Freeze,
+    GatherRidge,
+    GatherStatistics,
+    KeepFeatures,
+    Then,
+)
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
@@ -38,6 +45,7 @@ __all__ = [
     "FeatureCache",
     "Features",
     "FirstTask",
+    "FollowStatistics",
     "Freeze",
     "Fresh",
     "FromLast",

@@ -12,9 +12,9 @@ from contpeft.spec import Base, Composition, Concat, Drop, Part, Single, Version
 
 __all__ = ["OVER", "Over", "answering", "features_of", "read_by", "sources", "told_json"]
 
-Over = Literal["base", "first", "first+base"]
-OVER: Final[tuple[Over, ...]] = ("base", "first", "first+base")
-"""The bare base, the first task's adapter, or both side by side."""
+Over = Literal["base", "first", "first+base", "last", "last+base"]
+OVER: Final[tuple[Over, ...]] = ("base", "first", "first+base", "last", "last+base")
+"""The bare base, the first or the last task's adapter, or one of them beside the base."""
 
 
 def sources(over: Over, adapters: Sequence[Version]) -> tuple[Base | Part, ...]:
@@ -30,9 +30,10 @@ def sources(over: Over, adapters: Sequence[Version]) -> tuple[Base | Part, ...]:
     if over == "base":
         return (Base(),)
     if not adapters:
-        raise SpecError(f"statistics over {over!r} need the first task's adapter, and none was trained")
-    first = Single(adapters[0].ref)
-    return (first,) if over == "first" else (first, Base())
+        raise SpecError(f"statistics over {over!r} need a task's adapter, and none was trained")
+    which, _, base = over.partition("+")
+    adapter = Single(adapters[0 if which == "first" else -1].ref)
+    return (adapter, Base()) if base else (adapter,)
 
 
 def answering(version: Version) -> Composition:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from contpeft.adapters.statistics.drift import Drift
 from contpeft.adapters.statistics.gathering import Gathered, over_option
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import HeadSpec
@@ -63,6 +64,10 @@ class ClassStatistics(Gathered):
         self.scatter += centred.T @ centred + torch.outer(shift, shift) * (old * new / (old + new))
         self.means[entry] += shift * (new / (old + new))
         self.counts[entry] += new
+
+    def follow(self, drift: Drift) -> None:
+        """Moves means and scatter to where their features are now."""
+        self.means, self.scatter = drift.moved(self.means), drift.spread(self.scatter)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the statistics as named tensors; what is added later does not change them."""

@@ -3,6 +3,7 @@
 from contpeft.strategies.consolidate.alignment import AlignClassifier
 from contpeft.strategies.consolidate.best_merge import BestMerge
 from contpeft.strategies.consolidate.fill_buffer import FillBuffer
+from contpeft.strategies.consolidate.followed import FollowStatistics
 from contpeft.strategies.consolidate.freeze import Freeze
 from contpeft.strategies.consolidate.keep_average import KeepAverage
 from contpeft.strategies.consolidate.keep_rows import KeepRows
@@ -23,6 +24,7 @@ __all__ = [
     "AlignClassifier",
     "BestMerge",
     "FillBuffer",
+    "FollowStatistics",
     "Freeze",
     "GatherRidge",
     "GatherStatistics",

@@ -13,7 +13,7 @@ from contpeft.spec import AdapterState, Base, HeadSpec, Parent, Part, Version
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.over import Over, sources, told_json
 
-__all__ = ["Gathering", "OverFixed"]
+__all__ = ["Gathering", "OverNamed"]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,12 @@ class Gathering(ABC):
 
 
 @dataclass(frozen=True)
-class OverFixed(Gathering):
-    """Statistics of features that stay as they are: of the bare base, or of the first task's adapter.
+class OverNamed(Gathering):
+    """Statistics of features that are named by whose they are.
 
     Attributes:
-        over: whose features; ``"first"`` for the first task's adapter, ``"first+base"`` for both together.
+        over: whose features; ``"first"`` and ``"last"`` for those tasks' adapters, with ``"+base"`` beside the
+            bare base's. What is trained on moves its features: see :class:`FollowStatistics`.
     """
 
     over: Over = field(default="base", kw_only=True)
@@ -97,4 +98,4 @@ class OverFixed(Gathering):
 
     def called(self, rule: str) -> str:
         """Returns the rule, and whose features where they are not the base's."""
-        return {"base": rule, "first": f"{rule}-first", "first+base": f"{rule}-first-and-base"}[self.over]
+        return rule if self.over == "base" else f"{rule}-{self.over.replace('+', '-and-')}"

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 from contpeft.adapters import KeptFeatures
 from contpeft.spec import Version
 from contpeft.strategies.about import About
-from contpeft.strategies.consolidate.gathering import OverFixed
+from contpeft.strategies.consolidate.gathering import OverNamed
 from contpeft.strategies.context import Context
 
 __all__ = ["KeepFeatures"]
 
 
 @dataclass(frozen=True)
-class KeepFeatures(OverFixed):
+class KeepFeatures(OverNamed):
     """A few features of every class, for a learned gate or for the nearest of them to decide.
 
     Attributes:

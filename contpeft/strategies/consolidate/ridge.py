@@ -8,7 +8,7 @@ from typing import ClassVar
 from contpeft.adapters import RidgeStatistics
 from contpeft.spec import Version
 from contpeft.strategies.about import About
-from contpeft.strategies.consolidate.gathering import OverFixed
+from contpeft.strategies.consolidate.gathering import OverNamed
 from contpeft.strategies.context import Context
 
 __all__ = ["GatherRidge"]
@@ -17,7 +17,7 @@ _RULE = "ridge"
 
 
 @dataclass(frozen=True)
-class GatherRidge(OverFixed):
+class GatherRidge(OverNamed):
     """The sums that ridge regression on random features needs, one pass over the task (RanPAC).
 
     Attributes:

@@ -8,14 +8,14 @@ from typing import ClassVar
 from contpeft.adapters import ClassStatistics, Rule
 from contpeft.spec import Version
 from contpeft.strategies.about import About
-from contpeft.strategies.consolidate.gathering import OverFixed
+from contpeft.strategies.consolidate.gathering import OverNamed
 from contpeft.strategies.context import Context
 
 __all__ = ["GatherStatistics"]
 
 
 @dataclass(frozen=True)
-class GatherStatistics(OverFixed):
+class GatherStatistics(OverNamed):
     """Class means and a shared covariance of features, one pass over the task, no old data kept.
 
     Attributes:

@@ -8,6 +8,7 @@ from contpeft.strategies.recipes.alignment import ALIGNMENT
 from contpeft.strategies.recipes.averages import AVERAGES
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
+from contpeft.strategies.recipes.drift import DRIFT
 from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
@@ -20,6 +21,7 @@ __all__ = [
     "AVERAGES",
     "BOUNDS",
     "CLASS_STATISTICS",
+    "DRIFT",
     "FAMILIES",
     "FUSIONS",
     "ISOLATION",
@@ -36,6 +38,7 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
     "isolation": ISOLATION,
     "class-statistics": CLASS_STATISTICS,
     "alignment": ALIGNMENT,
+    "drift": DRIFT,
     "merging": MERGING,
     "subspaces": SUBSPACES,
     "replay": REPLAY,

@@ -1,0 +1,31 @@
+"""Recipes whose statistics follow an adapter that is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from contpeft.strategies.answers import Classify
+from contpeft.strategies.consolidate import FollowStatistics
+from contpeft.strategies.head import Cosine
+from contpeft.strategies.init import FromLast
+from contpeft.strategies.recipe import Recipe
+
+__all__ = ["DRIFT"]
+
+_DRIFT_LDA = Recipe(
+    init=FromLast(),
+    head=Cosine(grow=True, local=True),
+    consolidate=FollowStatistics(),
+    answers=Classify("lda"),
+    what="One adapter trained on and on; LDA of its features and the base's, taken along as they drift.",
+    paper="after Gomez-Villa et al. 2024, arXiv 2407.08536, and Rypesc et al. 2024, arXiv 2409.18265",
+)
+
+DRIFT: dict[str, Recipe] = {
+    "drift-lda": _DRIFT_LDA,
+    "drift-lda-alone": replace(
+        _DRIFT_LDA,
+        consolidate=FollowStatistics(over="last"),
+        what="One adapter trained on and on; LDA of its features alone, taken along as they drift.",
+    ),
+}

@@ -124,12 +124,24 @@ class Features:
 
         self._map(read, inputs)
 
+    def batches(self, inputs: Sequence[Any], purpose: str) -> Iterator[Any]:
+        """Yields raw inputs as batches on the model's device, in their order.
+
+        Args:
+            inputs: raw inputs.
+            purpose: names who asks in an error.
+
+        Raises:
+            UnsupportedError: if the module has no ``collate``.
+        """
+        classifier = as_classifier(self._adapted.module, purpose)
+        for start in range(0, len(inputs), self._batch_size):
+            batch = classifier.collate(inputs[start : start + self._batch_size])
+            yield _to(batch, self._adapted.device)
+
     def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
-        module, size = self._adapted.module, self._batch_size
-        classifier = as_classifier(module, "answering")
-        with evaluating(module):
-            batches = (classifier.collate(inputs[i : i + size]) for i in range(0, len(inputs), size))
-            return torch.cat([function(_to(batch, self._adapted.device)).cpu() for batch in batches])
+        with evaluating(self._adapted.module):
+            return torch.cat([function(batch).cpu() for batch in self.batches(inputs, "answering")])
 
 
 def _to(batch: Any, device: torch.device) -> Any:

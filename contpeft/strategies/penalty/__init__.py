@@ -1,5 +1,11 @@
 """Parts: a term added to the loss of every batch."""
 
+from contpeft.strategies.penalty.anchored import Anchored
+from contpeft.strategies.penalty.anchored_update import AnchoredUpdate
+from contpeft.strategies.penalty.distilled import Distilled
+from contpeft.strategies.penalty.orthogonal_rows import OrthogonalRows
 from contpeft.strategies.penalty.plus import Plus
+from contpeft.strategies.penalty.sparse_update import SparseUpdate
+from contpeft.strategies.penalty.used_entries import UsedEntries
 
-__all__ = ["Plus"]
+__all__ = ["Anchored", "AnchoredUpdate", "Distilled", "OrthogonalRows", "Plus", "SparseUpdate", "UsedEntries"]

@@ -2,5 +2,6 @@
 
 from contpeft.strategies.projection.each import Each
 from contpeft.strategies.projection.slow import Slow
+from contpeft.strategies.projection.sum_path import SumPath
 
-__all__ = ["Each", "Slow"]
+__all__ = ["Each", "Slow", "SumPath"]

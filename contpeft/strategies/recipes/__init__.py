@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.anchors import ANCHORS
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.isolation import ISOLATION
+from contpeft.strategies.recipes.penalties import PENALTIES
 
-__all__ = ["BOUNDS", "ISOLATION", "RECIPES", "find_recipe"]
+__all__ = ["ANCHORS", "BOUNDS", "ISOLATION", "PENALTIES", "RECIPES", "find_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     **BOUNDS,
     **ISOLATION,
+    **PENALTIES,
+    **ANCHORS,
 }
 
 

@@ -5,6 +5,7 @@ The only room that imports PEFT.
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.class_rows import competing
+from contpeft.adapters.directions import Directions, directions_of, learn_magnitudes
 from contpeft.adapters.factors import Factors, LiveFactors, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
@@ -27,6 +28,7 @@ __all__ = [
     "ClassHead",
     "ClassStatistics",
     "CosineHead",
+    "Directions",
     "Factors",
     "LinearHead",
     "LiveFactors",
@@ -39,9 +41,11 @@ __all__ = [
     "check_head",
     "check_spec",
     "competing",
+    "directions_of",
     "find_head",
     "find_model",
     "head_state",
+    "learn_magnitudes",
     "live_factors",
     "load_base",
     "measure_moments",

@@ -21,8 +21,7 @@ _Anchor = tuple[LiveFactors, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class AnchoredUpdate:
-    """Pulls each entry of ``s B A`` back to the last task's, the more the more it mattered (EWC on the
-    update).
+    """Pulls the entries of ``s B A`` back to the last task's, the more the more they mattered (EWC-LoRA).
 
     ``weight / 2 * sum F (s B A - (s B A)*)^2``, ``F`` by :class:`~contpeft.strategies.consolidate.Fisher` of
     the update. "EWC-LoRA", 2026, arXiv 2602.17559. Unlike anchors of ``A`` and ``B`` it does not change when

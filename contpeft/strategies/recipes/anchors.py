@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.strategies.consolidate import Fisher, OutputSensitivity, PathIntegral
+from contpeft.strategies.init import ScaledDirections
 from contpeft.strategies.penalty import Anchored, AnchoredUpdate, Distilled
 from contpeft.strategies.projection import SumPath
 from contpeft.strategies.recipe import Recipe
@@ -13,6 +14,7 @@ from contpeft.strategies.recipes.bounds import BOUNDS
 __all__ = ["ANCHORS"]
 
 _PARENT = BOUNDS["sequential-local"]
+_SD = "Wu et al. 2025, arXiv 2501.13198"
 _TO_PATH = Anchored("path", weight=1.0)
 
 ANCHORS: dict[str, Recipe] = {
@@ -50,5 +52,17 @@ ANCHORS: dict[str, Recipe] = {
         penalty=Distilled(),
         what="One adapter trained on and on that keeps saying of old classes what it said before.",
         paper="Li and Hoiem 2016, arXiv 1606.09282",
+    ),
+    "sd-lora": replace(
+        _PARENT,
+        init=ScaledDirections(),
+        what="Earlier updates stay as directions whose magnitudes are learnt; a new one learns beside them.",
+        paper=_SD,
+    ),
+    "sd-lora-rr": replace(
+        _PARENT,
+        init=ScaledDirections(ranks=((4, 0.8), (8, 0.6))),
+        what="The same with smaller ranks for later tasks.",
+        paper=_SD,
     ),
 }

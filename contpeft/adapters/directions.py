@@ -92,8 +92,12 @@ def learn_magnitudes(model: nn.Module, attached: Attached, directions: Mapping[s
         layer: Any = model.get_submodule(path)
         (slot,) = layer.lora_A
         down, up = layer.lora_A[slot], layer.lora_B[slot]
-        parametrize.register_parametrization(down, "weight", _After(own.down.to(down.weight)))
-        parametrize.register_parametrization(up, "weight", _Beside(own, up.weight, layer.scaling[slot]))
+        after, beside = _After(own.down.to(down.weight)), _Beside(own, up.weight, layer.scaling[slot])
+        with torch.no_grad():
+            down.weight[: len(own.down)] = after.frozen
+            up.weight[:, : len(own.down)] = beside.earlier()
+        parametrize.register_parametrization(down, "weight", after)
+        parametrize.register_parametrization(up, "weight", beside)
     attached.settle_trainable()
 
 
@@ -110,7 +114,9 @@ class _After(Assembled):
         return torch.cat([self.frozen, trained])
 
     def right_inverse(self, whole: Tensor) -> Tensor:
-        return whole.detach()[len(self.frozen) :].clone()
+        frozen, trained = whole.detach().tensor_split([len(self.frozen)])
+        self.frozen = frozen.clone()
+        return trained.clone()
 
 
 class _Beside(Assembled):
@@ -121,14 +127,22 @@ class _Beside(Assembled):
 
     def __init__(self, directions: Directions, like: Tensor, scale: float) -> None:
         super().__init__()
-        ranks = torch.tensor(directions.ranks)
-        self.scale = scale
+        self.ranks, self.scale = list(directions.ranks), scale
+        ranks = torch.tensor(self.ranks)
         self.magnitudes = nn.Parameter(directions.magnitudes.to(like))
         self.register_buffer("unit", directions.up.to(like))
         self.register_buffer("block", torch.arange(len(ranks)).repeat_interleave(ranks).to(like.device))
 
     def forward(self, trained: Tensor) -> Tensor:
-        return torch.cat([self.unit * (self.magnitudes / self.scale)[self.block], trained], 1)
+        return torch.cat([self.earlier(), trained], 1)
+
+    def earlier(self) -> Tensor:
+        """Returns the columns of earlier directions."""
+        return self.unit * (self.magnitudes / self.scale)[self.block]
 
     def right_inverse(self, whole: Tensor) -> Tensor:
-        return whole.detach()[:, self.unit.shape[1] :].clone()
+        earlier, trained = whole.detach().tensor_split([self.unit.shape[1]], dim=1)
+        norms = torch.stack([each.norm() for each in earlier.split(self.ranks, dim=1)])
+        self.magnitudes.data = norms * self.scale
+        self.unit = torch.where(norms[self.block] > 0, earlier / norms[self.block], self.unit)
+        return trained.clone()

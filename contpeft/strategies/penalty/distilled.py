@@ -7,12 +7,13 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from contpeft.adapters import competing
+from contpeft.adapters.class_rows import ClassRows
 from contpeft.errors import UnsupportedError
-from contpeft.spec import Single, Version
+from contpeft.spec import AdapterState, Single, Version
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 from contpeft.strategies.features import evaluating
@@ -53,48 +54,41 @@ class Distilled:
         """
         if context.previous is None:
             return None
-        sizes = _sizes(context)
-        said, taught = self._said(context, sizes[-1]), self._taught(context, context.previous[0], batch)
-        terms = [
-            F.kl_div(
-                said[:, low:high].log_softmax(1),
-                taught[:, low:high].log_softmax(1),
-                log_target=True,
-                reduction="batchmean",
-            )
-            for low, high in pairwise(sizes)
-            if high > low
-        ]
+        sizes, head = _sizes(context), context.adapted.head
+        features, batchwise = context.tap.features, {"log_target": True, "reduction": "batchmean"}
+        assert isinstance(head, ClassRows)
+        assert features is not None
+        taught, teacher = self._taught(context, context.previous, batch)
+        # The student's rows in the teacher's head: what is equal is computed alike, to the last bit.
+        rows = {name: each[: sizes[-1]] for name, each in head.stored().items()}
+        said = functional_call(teacher, rows, (features,))
+        terms = []
+        for low, high in pairwise(sizes):
+            now, before = ((each[:, low:high] / self.temperature).log_softmax(1) for each in (said, taught))
+            terms.append(F.kl_div(now, before, **batchwise))
         return self.weight * self.temperature**2 * torch.stack(terms).sum()
 
-    def _said(self, context: Context, classes: int) -> Tensor:
-        """Returns scores ``(B, C_old)`` at the temperature, of what the head has just read."""
-        features, head = context.tap.features, context.adapted.head
-        assert features is not None
-        assert head is not None
-        with competing(head):
-            scores: Tensor = head.forward(features)
-        return scores[:, :classes] / self.temperature
-
-    def _taught(self, context: Context, teacher: Version, batch: Any) -> Tensor:
-        """Returns the same of the version before."""
-        adapted, known = context.adapted, context.previous
-        assert known is not None
-        with evaluating(adapted.module), adapted.applied(Single(teacher.ref), lambda _ref: known):
+    def _taught(
+        self, context: Context, teacher: tuple[Version, AdapterState], batch: Any
+    ) -> tuple[Tensor, nn.Module]:
+        """Returns scores ``(B, C_old)`` of the version before, and its head."""
+        adapted, composition = context.adapted, Single(teacher[0].ref)
+        with evaluating(adapted.module), adapted.applied(composition, lambda _ref: teacher):
             scores: Tensor = adapted.module(batch)
-        return scores / self.temperature
+            head = adapted.head
+        assert head is not None
+        return scores, head
 
 
 def _sizes(context: Context) -> list[int]:
-    """Returns how many classes the heads of the versions before have had: 0, then one number for each."""
-    heads = [(version.ref, version.head) for version in context.adapters]
-    sizes = [0]
-    now = getattr(context.adapted.head, "classes", ())
-    for ref, head in heads:
-        if head is None or not head.classes or head.classes != now[: len(head.classes)]:
+    """Returns where the classes of each earlier task end, from 0 on; a task without new ones has no end."""
+    now, sizes = context.adapted.head, {0: None}
+    for version in context.adapters:
+        known = version.head.classes if version.head else ()
+        if not isinstance(now, ClassRows) or not known or known != now.classes[: len(known)]:
             raise UnsupportedError(
-                f"distilling needs one growing head, and that of {ref} does not go on in this one; "
+                f"distilling needs one growing head, and that of {version.ref} does not go on in this one; "
                 "use a recipe with Cosine(grow=True) or Linear(grow=True)"
             )
-        sizes.append(len(head.classes))
-    return sizes
+        sizes[len(known)] = None
+    return list(sizes)

@@ -50,10 +50,9 @@ class OrthogonalRows:
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns the term, a scalar; None at the first task. Its gradient flows into ``A`` alone."""
-        earlier = earlier_rows(context, _PART)
+        live, earlier = context.factors(_PART), earlier_rows(context, _PART)
         if not earlier:
             return None
-        live = context.factors(_PART)
         products = [rows @ live[module].down.T for module, rows in earlier.items() if module in live]
         sizes = [each.abs() if self.power == 1 else each.square() for each in products]
         return self.weight * reduced(sizes, self.reduction)

@@ -40,7 +40,7 @@ class SparseUpdate:
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns the term, a scalar; None at the first task."""
+        live = context.factors("keeping updates sparse")
         if not context.adapters:
             return None
-        live = context.factors("keeping updates sparse")
         return self.weight * reduced([each.delta().abs() for each in live.values()], self.reduction)

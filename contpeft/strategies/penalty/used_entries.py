@@ -34,13 +34,12 @@ class UsedEntries:
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns the term, a scalar; None at the first task."""
-        memory = context.recall(USED)
+        live, memory = context.factors("staying away from used entries"), context.recall(USED)
         if memory is None:
             return None
         used: dict[str, Tensor] = context.once(
             "used entries",
             lambda: {name: each.to(context.adapted.device) for name, each in memory.tensors.items()},
         )
-        live = context.factors("staying away from used entries")
         terms = [(live[module].delta() * each).square().sum() for module, each in used.items()]
         return self.weight * torch.stack(terms).sum()

@@ -17,7 +17,7 @@ from contpeft.adapters import Factors
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
-from contpeft.strategies import OrthogonalRows, SparseUpdate, UsedEntries, find_recipe
+from contpeft.strategies import Context, OrthogonalRows, SparseUpdate, UsedEntries, find_recipe
 from contpeft.strategies.earlier import meeting
 
 MODULES = 4  # query and value of two layers
@@ -29,15 +29,15 @@ def rows(*firsts: list[float]) -> Tensor:
     return torch.tensor([[*first, *[0.0] * (16 - len(first))] for first in firsts])
 
 
-def facing(store: AdapterStore, earlier: Tensor, now: Tensor, recipe: str = "o-lora") -> tuple[Way, object]:
-def facing(store: AdapterStore, earlier: Tensor, now: Tensor) -> tuple[Way, Context]:
-    way = learnt(store, find_recipe(recipe), tasks=1)
+def facing(store: AdapterStore, earlier: Tensor, now: Tensor) -> Context:
+    """Returns a second task at hand, the first adapter's ``A`` being ``earlier`` and this one's ``now``."""
+    way = learnt(store, find_recipe("o-lora"), tasks=1)
     doctored(way, lambda name, tensor: earlier if "lora_A" in name else tensor)
     context = way.started(1)
     with torch.no_grad():
         for factors in context.factors("a test").values():
             factors.down.copy_(now)
-    return way, context
+    return context
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_orthogonal_rows_of_two_by_two_by_hand(
     store: AdapterStore, penalty: OrthogonalRows, by_hand: float
 ) -> None:
     """``[[1, 0], [0, 2]] [[1, 1], [0, 3]]^T = [[1, 0], [2, 6]]``."""
-    _, context = facing(store, rows([1, 0], [0, -2]), rows([1, 1], [0, 3]))
+    context = facing(store, rows([1, 0], [0, -2]), rows([1, 1], [0, 3]))
     assert penalty.loss(context, None, None).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_orthogonal_row_spaces_cost_nothing(store: AdapterStore) -> None:
-    _, context = facing(store, rows([1, 0], [0, -2]), rows([0, 0, 1, 5], [0, 0, 7, 0]))
+    context = facing(store, rows([1, 0], [0, -2]), rows([0, 0, 1, 5], [0, 0, 7, 0]))
     assert OrthogonalRows(1.0, "sum").loss(context, None, None).item() == 0.0
 
 
 def test_orthogonal_rows_pull_at_a_alone(store: AdapterStore) -> None:
-    _, context = facing(store, rows([1, 0], [0, -2]), rows([1, 1], [0, 3]))
+    context = facing(store, rows([1, 0], [0, -2]), rows([1, 1], [0, 3]))
     OrthogonalRows(1.0, "sum").loss(context, None, None).backward()
     for factors in context.factors("a test").values():
         # d sum |A_1 A^T| / dA: the signs of the products [[1, 0], [-2, -6]] times the rows of A_1.

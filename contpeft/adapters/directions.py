@@ -62,7 +62,10 @@ def directions_of(factors: Factors, ranks: Sequence[int]) -> Directions:
             "go on with the ranks it was learnt with, or under another name"
         )
     downs, ups, magnitudes = [], [], []
-    for down, up in zip(factors.down.split(list(ranks)), factors.up.split(list(ranks), dim=1), strict=True):
+    pairs = zip(
+        factors.down.split_with_sizes(list(ranks)), factors.up.split_with_sizes(list(ranks), 1), strict=True
+    )
+    for down, up in pairs:
         norms = [float(each.double().norm()) for each in (down, up)]
         downs.append(down if abs(norms[0] - 1) < _ROUNDING else down / norms[0])
         ups.append(up / norms[1] if norms[1] > 0 else up)
@@ -142,7 +145,7 @@ class _Beside(Assembled):
 
     def right_inverse(self, whole: Tensor) -> Tensor:
         earlier, trained = whole.detach().tensor_split([self.unit.shape[1]], dim=1)
-        norms = torch.stack([each.norm() for each in earlier.split(self.ranks, dim=1)])
+        norms = torch.stack([each.norm() for each in earlier.split_with_sizes(self.ranks, 1)])
         self.magnitudes.data = norms * self.scale
         self.unit = torch.where(norms[self.block] > 0, earlier / norms[self.block], self.unit)
         return trained.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -84,7 +84,9 @@ class ScaledDirections(FromLast):
 def _rank(context: Context) -> int:
     """Returns the rank of the adapter that is asked for."""
     spec = context.spec
-    own = {**spec.options} if isinstance(spec, AdapterSpec) and spec.method == "lora" else {"method": None}
+    own: dict[str, Any] = {"method": None}
+    if isinstance(spec, AdapterSpec) and spec.method == "lora":
+        own = {**spec.options}
     bound = sorted({*own} - {*_FREE, "r", "alpha", "lora_alpha"})
     if bound:
         raise UnsupportedError(

@@ -55,7 +55,7 @@ class Distilled:
         if context.previous is None:
             return None
         sizes, head = _sizes(context), context.adapted.head
-        features, batchwise = context.tap.features, {"log_target": True, "reduction": "batchmean"}
+        features = context.tap.features
         assert isinstance(head, ClassRows)
         assert features is not None
         taught, teacher = self._taught(context, context.previous, batch)
@@ -65,7 +65,7 @@ class Distilled:
         terms = []
         for low, high in pairwise(sizes):
             now, before = ((each[:, low:high] / self.temperature).log_softmax(1) for each in (said, taught))
-            terms.append(F.kl_div(now, before, **batchwise))
+            terms.append(F.kl_div(now, before, log_target=True, reduction="batchmean"))
         return self.weight * self.temperature**2 * torch.stack(terms).sum()
 
     def _taught(

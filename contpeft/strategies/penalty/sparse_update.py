@@ -35,7 +35,7 @@ class SparseUpdate:
         needs=frozenset({"lora"}),
     )
 
-    weight: float = 100.0
+    weight: float = 10.0
     reduction: Reduction = "mean"
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:

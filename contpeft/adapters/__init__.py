@@ -5,6 +5,7 @@ The only room that imports PEFT.
 
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.class_rows import competing
+from contpeft.adapters.directions import Directions, directions_of, learn_magnitudes
 from contpeft.adapters.factors import Factors, LiveFactors, freeze_down, live_factors, stored_factors
 from contpeft.adapters.find import find_head, find_model
 from contpeft.adapters.fingerprint import tensor_items
@@ -74,6 +75,7 @@ __all__ = [
     "freeze_down",
     "head_state",
     "input_moments",
+    "learn_magnitudes",
     "linear_weight",
     "live_factors",
     "load_base",

@@ -7,6 +7,7 @@ factors ``[B, -B0]`` and ``[A; A0]``, and the same function of ``A`` and ``B``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from contpeft.errors import SpecError
 
 __all__ = [
+    "Assembled",
     "Factors",
     "halve",
     "linear_weight",
@@ -111,16 +113,28 @@ def halve(layers: Iterable[tuple[str, nn.Module]]) -> None:
 
 
 def paired_weights(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the modules that have a frozen half, under the names of their weights in a state dict."""
+    """Returns the modules whose weight has frozen parts, under their weights' names in a state dict."""
     return {
         f"{name}.weight": module
         for name, module in model.named_modules()
         if parametrize.is_parametrized(module, "weight")
-        and isinstance(module.parametrizations.weight[0], _WithFrozenHalf)
+        and isinstance(module.parametrizations.weight[0], Assembled)
     }
 
 
-class _WithFrozenHalf(nn.Module):
+class Assembled(nn.Module, ABC):
+    """Makes a weight of the part that is trained and of others."""
+
+    @abstractmethod
+    def forward(self, trained: Tensor) -> Tensor:
+        """Returns the whole weight."""
+
+    @abstractmethod
+    def right_inverse(self, whole: Tensor) -> Tensor:
+        """Takes a whole weight apart; returns what is trained of it."""
+
+
+class _WithFrozenHalf(Assembled):
     """Puts a frozen half behind a trained one along a dimension."""
 
     frozen: Tensor

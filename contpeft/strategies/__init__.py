@@ -15,9 +15,11 @@ from contpeft.strategies.answers import (
     WithAverage,
 )
 from contpeft.strategies.consolidate import (
+    AccumulateUpdates,
     AlignClassifier,
     BestMerge,
     FillBuffer,
+    Fisher,
     FollowStatistics,
     Freeze,
     GatherRidge,
@@ -27,10 +29,13 @@ from contpeft.strategies.consolidate import (
     KeepFeatures,
     KeepRows,
     KeepThresholds,
+    MeasureOverlap,
     MergeAfter,
     MergeEma,
     MergeFactors,
     MergeOn,
+    OutputSensitivity,
+    PathIntegral,
     ProtectInputs,
     RepairMerge,
     Then,
@@ -53,11 +58,22 @@ from contpeft.strategies.init import (
     OrthogonalSubspace,
     Orthonormal,
     ResidualGradient,
+    ScaledDirections,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
-from contpeft.strategies.penalty import DarkReplay, Plus, Replay
+from contpeft.strategies.penalty import (
+    Anchored,
+    AnchoredUpdate,
+    DarkReplay,
+    Distilled,
+    OrthogonalRows,
+    Plus,
+    Replay,
+    SparseUpdate,
+    UsedEntries,
+)
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectUpdate, Slow
+from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectUpdate, Slow, SumPath
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 from contpeft.strategies.rejection import Judged, Rejection
@@ -65,7 +81,10 @@ from contpeft.strategies.rejection import Judged, Rejection
 __all__ = [
     "RECIPES",
     "About",
+    "AccumulateUpdates",
     "AlignClassifier",
+    "Anchored",
+    "AnchoredUpdate",
     "Answerer",
     "Answers",
     "Averaged",
@@ -80,11 +99,13 @@ __all__ = [
     "Cosine",
     "DarkReplay",
     "DesignedSubspace",
+    "Distilled",
     "Each",
     "FeatureCache",
     "Features",
     "FillBuffer",
     "FirstTask",
+    "Fisher",
     "Follow",
     "FollowStatistics",
     "Freeze",
@@ -105,6 +126,7 @@ __all__ = [
     "KeepThresholds",
     "Latest",
     "Linear",
+    "MeasureOverlap",
     "MergeAfter",
     "MergeEma",
     "MergeFactors",
@@ -115,9 +137,12 @@ __all__ = [
     "NoAdapter",
     "OffProtected",
     "OnTop",
+    "OrthogonalRows",
     "OrthogonalSubspace",
     "Orthonormal",
+    "OutputSensitivity",
     "Own",
+    "PathIntegral",
     "Penalty",
     "Plus",
     "ProjectUpdate",
@@ -129,10 +154,14 @@ __all__ = [
     "Replay",
     "ResidualGradient",
     "RouteByStatistics",
+    "ScaledDirections",
     "Slow",
+    "SparseUpdate",
+    "SumPath",
     "TheSurest",
     "Then",
     "TrainingData",
+    "UsedEntries",
     "WithAverage",
     "as_classifier",
     "best_labels",

@@ -153,15 +153,24 @@ class Features:
 
         self._map(read, inputs)
 
-    def batches(self, inputs: Sequence[Any]) -> Iterator[Any]:
-        """Yields raw inputs batch by batch, in their order, on the model's device."""
-        classifier, size = as_classifier(self._adapted.module, "answering"), self.batch_size
-        for start in range(0, len(inputs), size):
-            yield on_device(classifier.collate(inputs[start : start + size]), self._adapted.device)
+    def batches(self, inputs: Sequence[Any], purpose: str) -> Iterator[Any]:
+        """Yields raw inputs as batches on the model's device, in their order.
+
+        Args:
+            inputs: raw inputs.
+            purpose: names who asks in an error.
+
+        Raises:
+            UnsupportedError: if the module has no ``collate``.
+        """
+        classifier = as_classifier(self._adapted.module, purpose)
+        for start in range(0, len(inputs), self.batch_size):
+            batch = classifier.collate(inputs[start : start + self.batch_size])
+            yield on_device(batch, self._adapted.device)
 
     def _map(self, function: Callable[[Any], Tensor], inputs: Sequence[Any]) -> Tensor:
         with evaluating(self._adapted.module):
-            return torch.cat([function(batch).cpu() for batch in self.batches(inputs)])
+            return torch.cat([function(batch).cpu() for batch in self.batches(inputs, "answering")])
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

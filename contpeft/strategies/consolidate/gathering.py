@@ -86,8 +86,8 @@ class OverNamed(Gathering):
     """Statistics of features that are named by whose they are.
 
     Attributes:
-        over: whose features; ``"first"`` and ``"last"`` for those tasks' adapters, with ``"+base"`` beside the
-            bare base's. What is trained on moves its features: see :class:`FollowStatistics`.
+        over: whose features; ``"first"`` and ``"last"`` for those tasks' adapters, with ``"+base"`` beside
+            the bare base's. What is trained on moves its features: see :class:`FollowStatistics`.
     """
 
     over: Over = field(default="base", kw_only=True)

@@ -1,6 +1,7 @@
 """Parts: how a task's adapter starts."""
 
 from contpeft.strategies.init.designed_subspace import DesignedSubspace
+from contpeft.strategies.init.directions import ScaledDirections
 from contpeft.strategies.init.first_task import FirstTask
 from contpeft.strategies.init.fresh import Fresh
 from contpeft.strategies.init.from_copy import FromCopy
@@ -31,5 +32,6 @@ __all__ = [
     "Orthonormal",
     "Pooled",
     "ResidualGradient",
+    "ScaledDirections",
     "stack_of",
 ]

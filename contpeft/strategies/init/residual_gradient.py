@@ -74,7 +74,7 @@ class ResidualGradient(OnTop):
         data = context.training_data(_PART)
         rows = F.normalize(means, dim=1).to(context.adapted.device)
         numbers = torch.tensor([context.task.classes.index(label) for label in data.labels])
-        batches = context.features.batches(data.inputs)
+        batches = context.features.batches(data.inputs, "KeepLoRA")
         for start, batch in zip(range(0, len(numbers), context.batch_size), batches, strict=True):
             labels = numbers[start : start + context.batch_size].to(rows.device)
             yield partial(self._loss, context, batch, rows, labels)

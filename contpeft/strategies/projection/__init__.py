@@ -5,6 +5,7 @@ from contpeft.strategies.projection.each import Each
 from contpeft.strategies.projection.follow import Follow
 from contpeft.strategies.projection.project_update import ProjectUpdate
 from contpeft.strategies.projection.slow import Slow
+from contpeft.strategies.projection.sum_path import SumPath
 
 __all__ = [
     "Calibrate",
@@ -12,4 +13,5 @@ __all__ = [
     "Follow",
     "ProjectUpdate",
     "Slow",
+    "SumPath",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contpeft.errors import NotFoundError, suggest
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.alignment import ALIGNMENT
+from contpeft.strategies.recipes.anchors import ANCHORS
 from contpeft.strategies.recipes.averages import AVERAGES
 from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
@@ -12,12 +13,14 @@ from contpeft.strategies.recipes.drift import DRIFT
 from contpeft.strategies.recipes.fusion import FUSIONS
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
+from contpeft.strategies.recipes.penalties import PENALTIES
 from contpeft.strategies.recipes.prompts import PROMPTS
 from contpeft.strategies.recipes.replay import REPLAY
 from contpeft.strategies.recipes.subspaces import SUBSPACES
 
 __all__ = [
     "ALIGNMENT",
+    "ANCHORS",
     "AVERAGES",
     "BOUNDS",
     "CLASS_STATISTICS",
@@ -26,6 +29,7 @@ __all__ = [
     "FUSIONS",
     "ISOLATION",
     "MERGING",
+    "PENALTIES",
     "PROMPTS",
     "RECIPES",
     "REPLAY",
@@ -40,6 +44,8 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
     "alignment": ALIGNMENT,
     "drift": DRIFT,
     "merging": MERGING,
+    "penalties": PENALTIES,
+    "anchors": ANCHORS,
     "subspaces": SUBSPACES,
     "replay": REPLAY,
     "averages": AVERAGES,

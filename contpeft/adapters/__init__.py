@@ -17,11 +17,11 @@ from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.mixed import Mixed
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
 from contpeft.adapters.moments import MOMENTS, measure_moments
-from contpeft.adapters.osf_directions import Directions, directions_of
 from contpeft.adapters.prefix_cache import PrefixCache
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.principal import linear_weight
 from contpeft.adapters.serving import serving_state
+from contpeft.adapters.singular_directions import SingularDirections, singular_directions
 from contpeft.adapters.stacked import directions
 from contpeft.adapters.statistics import (
     RULES,
@@ -60,6 +60,7 @@ __all__ = [
     "PrefixCache",
     "RidgeStatistics",
     "Rule",
+    "SingularDirections",
     "StatisticsHead",
     "SubspacePrototypes",
     "adamix_consistency",
@@ -83,6 +84,7 @@ __all__ = [
     "method_names",
     "module_tree",
     "serving_state",
+    "singular_directions",
     "state_from_peft",
     "stored_factors",
     "tensor_items",

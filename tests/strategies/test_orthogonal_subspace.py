@@ -11,7 +11,7 @@ from strategies_tiny import Classifier, Way, learnt, training
 from tiny_subspaces import OPTIMIZERS, begun, ended, fit
 from torch import Tensor
 
-from contpeft.adapters import Directions, directions_of
+from contpeft.adapters import SingularDirections, singular_directions
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec, Parent
 from contpeft.store import AdapterStore
@@ -20,11 +20,11 @@ from contpeft.strategies import Context, OrthogonalSubspace, find_recipe
 ALL_LINEAR = AdapterSpec("lora", r=2, targets=["query", "key", "value", "dense"])
 
 
-def directions(context: Context) -> list[Directions]:
-    return directions_of(context.adapted.attachment, "this test")
+def directions(context: Context) -> list[SingularDirections]:
+    return singular_directions(context.adapted.attachment, "this test")
 
 
-def along(each: Directions, count: int = 0) -> float:
+def along(each: SingularDirections, count: int = 0) -> float:
     """Returns the largest cosine between what is trained and what stays."""
     parts = ((each.left.detach(), each.main_left), (each.right.detach().T, each.main_right))
     worst = 0.0
@@ -153,4 +153,4 @@ def test_what_it_cannot_do_is_refused_by_name(store: AdapterStore) -> None:
     ):
         way.learn(1)
     with pytest.raises(UnsupportedError, match=r"not on none$"):
-        directions_of(None, "this test")
+        singular_directions(None, "this test")

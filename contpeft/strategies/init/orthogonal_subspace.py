@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from contpeft.adapters import Directions, directions_of
+from contpeft.adapters import SingularDirections, singular_directions
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec, Parent
 from contpeft.strategies.about import About
@@ -83,7 +83,7 @@ class OrthogonalSubspace(FromLast):
             version, state = context.previous
             context.adapted.check_base(version)
             context.adapted.attach_state(state)
-        for each in directions_of(context.adapted.attachment, _PART):
+        for each in singular_directions(context.adapted.attachment, _PART):
             self._check_left(each, self._count(context, each))
             if context.previous is not None:
                 each.order()
@@ -99,13 +99,13 @@ class OrthogonalSubspace(FromLast):
                 right.restore(before[names[id(each.right)]].mT)
                 each.sizes[:count] = before[names[id(each.sizes)]][:count]
 
-    def _kept(self, context: Context) -> list[tuple[Directions, int, _Kept, _Kept]]:
+    def _kept(self, context: Context) -> list[tuple[SingularDirections, int, _Kept, _Kept]]:
         """Returns what stays, as it was before the first step."""
         return context.once("kept directions", lambda: self._find_kept(context))
 
-    def _find_kept(self, context: Context) -> list[tuple[Directions, int, _Kept, _Kept]]:
+    def _find_kept(self, context: Context) -> list[tuple[SingularDirections, int, _Kept, _Kept]]:
         found = []
-        for each in directions_of(context.adapted.attachment, _PART):
+        for each in singular_directions(context.adapted.attachment, _PART):
             count = self._count(context, each)
             left, right = each.left.detach(), each.right.detach().mT
             found.append(
@@ -113,12 +113,12 @@ class OrthogonalSubspace(FromLast):
             )
         return found
 
-    def _count(self, context: Context, each: Directions) -> int:
+    def _count(self, context: Context, each: SingularDirections) -> int:
         """Returns how many of the trained part's directions stay at this task."""
         whole = min(len(each.left), each.right.shape[1])
         return len(context.adapters) * math.ceil(self.growth * whole)
 
-    def _check_left(self, each: Directions, count: int) -> None:
+    def _check_left(self, each: SingularDirections, count: int) -> None:
         if count >= len(each.sizes):
             raise UnsupportedError(
                 f"{_PART} has none left at {each.layer!r}: {count} of {len(each.sizes)} would stay; give a "

@@ -11,10 +11,10 @@ from contpeft.adapters.attached import Attached
 from contpeft.adapters.places import Places
 from contpeft.errors import UnsupportedError
 
-__all__ = ["Directions", "directions_of"]
+__all__ = ["SingularDirections", "singular_directions"]
 
 
-class Directions(NamedTuple):
+class SingularDirections(NamedTuple):
     """``W = main part + left diag(sizes) right`` of one linear layer.
 
     Attributes:
@@ -47,7 +47,7 @@ class Directions(NamedTuple):
             self.right.copy_(vh[:count])
 
 
-def directions_of(attached: Attached | None, what: str) -> list[Directions]:
+def singular_directions(attached: Attached | None, what: str) -> list[SingularDirections]:
     """Returns the directions that the attached adapter of PEFT's method ``osf`` trains, layer by layer.
 
     Args:
@@ -63,12 +63,12 @@ def directions_of(attached: Attached | None, what: str) -> list[Directions]:
     return [_directions(base.name, layer.module) for base, layer in attached.places()]
 
 
-def _directions(name: str, layer: nn.Module) -> Directions:
+def _directions(name: str, layer: nn.Module) -> SingularDirections:
     osf = cast(Any, layer)
     slot = next(iter(osf.osf_svd_params))
     trained = osf.osf_svd_params[slot]
     first_left, first_right = osf._osf_U_low_init[slot], osf._osf_V_low_init[slot].mT
-    return Directions(
+    return SingularDirections(
         name,
         trained["U_low"],
         trained["S_low"],

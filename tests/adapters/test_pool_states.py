@@ -36,7 +36,7 @@ def test_new_components_are_at_right_angles_to_all_before_them(
     trained = {
         name: scale * torch.randn(each.shape, generator=drawn(seed)) for name, each in state.tensors.items()
     }
-    told = {"banks": [bank.to_json() | {"components": new}], "peft_type": "PROMPT_POOL"}
+    told = {"banks": [bank.to_json() | {"components": new}]}
     grown = grown_pool(AdapterState(state.kind, told, trained), drawn(seed + 1))
     for name, each in grown.tensors.items():
         assert torch.equal(each[:old], trained[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +117,14 @@ def test_keys_are_pulled_to_the_queries_that_pick_them(store: AdapterStore) -> N
     features = context.features.base(inputs, "some")  # the mean over tokens, as the query is
     near = {w: torch.cosine_similarity(features, each).mean().item() for w, each in keys.items()}
     assert near[1.0] > near[0.0] + 0.1
+
+
+def test_a_pool_is_no_adapter_of_pefts(store: AdapterStore, tmp_path: Path) -> None:
+    learnt(store, find_recipe("l2p"), tasks=1)
+    with pytest.raises(
+        UnsupportedError, match=r"^way@1 is of kind 'prompt_pool' and holds no adapter that PEFT"
+    ):
+        store.exchange.export_folder("way@1", tmp_path / "folder")
 
 
 def test_each_task_answers_through_the_prompts_it_had(store: AdapterStore) -> None:

@@ -14,15 +14,13 @@ from contpeft.adapters.pools.attention import Slot, attention_modules
 from contpeft.adapters.pools.bank import Bank
 from contpeft.adapters.pools.options import sizes_of
 from contpeft.adapters.pools.query import queries
-from contpeft.adapters.pools.states import banks_of, tensors_of
+from contpeft.adapters.pools.states import POOL, banks_of, tensors_of
 from contpeft.adapters.prompts.backbone import backbone_of
 from contpeft.adapters.prompts.calls import named, refuse_checkpointing
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterState
 
-__all__ = ["POOL", "PoolAttachment"]
-
-POOL: Final = "prompt_pool"
+__all__ = ["PoolAttachment"]
 
 _CHILD: Final = "prompt_pool"  # its name in the model while it is in
 
@@ -130,6 +128,11 @@ class PoolAttachment(Attached):
         check_shapes(self.tensors(), tensors, "a stored pool does")
         for bank, own in zip(self._banks(), tensors_of(tensors, len(self.banks)), strict=True):
             bank.load(own)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the versions that hold it."""
+        return POOL
 
     def config_json(self) -> dict[str, Any]:
         """Returns what the pool is made of, as JSON."""

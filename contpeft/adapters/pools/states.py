@@ -14,7 +14,10 @@ from contpeft.adapters.pools.options import BankOptions, Sizes, sizes_of
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState
 
-__all__ = ["banks_of", "fresh_pool", "grown_pool", "tensors_of"]
+__all__ = ["POOL", "banks_of", "fresh_pool", "grown_pool", "tensors_of"]
+
+POOL: Final = "prompt_pool"
+"""The kind of versions that hold a pool; PEFT knows none."""
 
 _STD: Final = 0.02  # of components that need not be orthogonal
 
@@ -69,7 +72,7 @@ def tensors_of(tensors: Mapping[str, Tensor], banks: int) -> list[dict[str, Tens
 
 
 def _state(banks: Sequence[Mapping[str, Any]], tensors: Sequence[Mapping[str, Tensor]]) -> AdapterState:
-    return AdapterState("prompt_pool", {"peft_type": "PROMPT_POOL", "banks": list(banks)}, _named(tensors))
+    return AdapterState(POOL, {"banks": list(banks)}, _named(tensors))
 
 
 def _named(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

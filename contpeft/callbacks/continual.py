@@ -205,6 +205,11 @@ class ContinualAdapter(L.Callback):
     def _attach(self, pl_module: L.LightningModule) -> None:
         adapted = AdaptedModel.of(pl_module, **self._paths)
         self._fit.context = self._make_context(adapted)
+        if not self.recipe.init.trains(self.context.step):
+            raise UnsupportedError(
+                f"this recipe trains nothing at task {self.task.name!r}, number {self.context.step + 1} of "
+                "its line; it only gathers there, which `contpeft run` does"
+            )
         adapted.detach()
         self._start(self._fit.context)
         self._fit.trainable = adapted.train_only()

@@ -19,10 +19,15 @@ How recipes are put together: [strategies.md](../strategies.md); what they reach
 """
 
 
+# Families that share a page with another.
+_TOLD_WITH: Final = {"anchors": "penalties", "averages": "replay", "drift": "class-statistics"}
+
+
 def strategies_page() -> str:
     """Returns the page: recipes family by family, then a table of the parts."""
     rows = {row.name: row for row in recipe_rows()}
-    families = ", ".join(f"[{name}]({name}.md)" for name in FAMILIES)
+    pages = dict.fromkeys(_TOLD_WITH.get(name, name) for name in FAMILIES)
+    families = ", ".join(f"[{name}]({name}.md)" for name in pages)
     lines = [_HEAD.format(families=families)]
     for family, recipes in FAMILIES.items():
         lines += [f"## {family.capitalize()}", ""]

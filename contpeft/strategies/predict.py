@@ -141,23 +141,19 @@ class Answerer:
 
     def _together(self, several: Parallel | Mix | Arrow, inputs: Sequence[Any], digest: str) -> Scored:
         """Returns probabilities over all labels that any choice knows."""
+        temperatures = [self._temperature(choice) or 1.0 for choice in several.choices]
         if isinstance(several, Parallel):
             told = [self.scores(choice, inputs, digest) for choice in several.choices]
-            weights = None
-        else:
-            mixed = self._adapted.mixed(several.choices, self._load)
-            if isinstance(several, Mix):
-                fits = self.task_scores(several.router, inputs, digest, len(several.choices))
-                weights = likeliest(fits, several.top, several.temperature)
-                features = mixed_features(self._adapted, self._features, mixed, inputs, weights)
-            else:
-                weights = None
-                how = (several.top, several.temperature)
-                features = arrow_features(self._adapted, self._features, mixed, inputs, how)
-            told = mixed.scores(features)
-        temperatures = [self._temperature(choice) or 1.0 for choice in several.choices]
-        by = several.by if isinstance(several, Parallel) else "mean"
-        return joined_probabilities(told, temperatures, weights, by)
+            return joined_probabilities(told, temperatures, by=several.by)
+        mixed = self._adapted.mixed(several.choices, self._load)
+        if isinstance(several, Arrow):
+            how = (several.top, several.temperature)
+            features = arrow_features(self._adapted, self._features, mixed, inputs, how)
+            return joined_probabilities(mixed.scores(features), temperatures)
+        fits = self.task_scores(several.router, inputs, digest, len(several.choices))
+        weights = likeliest(fits, several.top, several.temperature)
+        features = mixed_features(self._adapted, self._features, mixed, inputs, weights)
+        return joined_probabilities(mixed.scores(features), temperatures, weights)
 
     def _single(
         self, single: Part | Concat, inputs: Sequence[Any], digest: str, among: Sequence[str] | None

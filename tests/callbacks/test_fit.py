@@ -15,7 +15,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from contpeft import AdapterSpec, AdapterStore, ContinualAdapter
 from contpeft.errors import NotFoundError, UnsupportedError
-from contpeft.strategies import RECIPES, Context, Recipe
+from contpeft.strategies import RECIPES, Context, FirstTask, Recipe
 
 LORA = AdapterSpec("lora", r=4)
 
@@ -325,3 +325,11 @@ def test_a_recipe_can_be_named(store: AdapterStore) -> None:
         ContinualAdapter(store, "billing", recipe="sequentiel")
     with pytest.raises(UnsupportedError, match="this recipe trains no adapter"):
         ContinualAdapter(store, "billing", recipe="frozen")
+
+
+def test_a_fit_where_a_recipe_only_gathers_is_refused(store: AdapterStore) -> None:
+    recipe = Recipe(init=FirstTask())
+    learn(TinyModule(), ContinualAdapter(store, "billing", LORA, recipe=recipe, name="way"))
+    later = ContinualAdapter(store, "refunds", LORA, recipe=recipe, name="way")
+    with pytest.raises(UnsupportedError, match=r"^this recipe trains nothing at task 'refunds', number 2 of"):
+        learn(TinyModule(), later)

@@ -13,7 +13,7 @@ from contpeft.adapters import StatisticsHead, SubspacePrototypes
 from contpeft.errors import SpecError
 from contpeft.spec import Base, Concat, Parent, Single
 from contpeft.store import AdapterStore
-from contpeft.strategies import GatherRidge, Recipe, find_recipe
+from contpeft.strategies import GatherRidge, NoAdapter, Recipe, find_recipe
 from contpeft.strategies.recipes import CLASS_STATISTICS
 
 ONE = "way.one@1"
@@ -114,6 +114,12 @@ def test_statistics_answer_with_their_own_features_alone(store: AdapterStore) ->
             way.answerer().predict(wrong, inputs, "x")
     with pytest.raises(SpecError, match=r"^other\.one@1 holds no class statistics; it cannot infer a class"):
         way.answerer().predict(Concat((Base(),), "other.one@1"), inputs, "x")
+
+
+def test_statistics_over_an_adapter_need_one(store: AdapterStore) -> None:
+    recipe = replace(find_recipe("aper"), init=NoAdapter())
+    with pytest.raises(SpecError, match=r"^statistics over 'first\+base' need the first task's adapter"):
+        Way(store, recipe).learn(0)
 
 
 def test_features_are_computed_once(store: AdapterStore) -> None:

@@ -21,22 +21,34 @@ STARTS_ELSEWHERE: frozenset[str] = frozenset({*PROMPTS, "osf"})
 OTHER_FIRST: frozenset[str] = frozenset(
     {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, "inflora", "keeplora", "osf"}
 )
-IN_STEPS = [name for name, recipe in RECIPES.items() if not recipe.joint]
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.init.trains(0)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_base_is_what_it_was(store: AdapterStore, name: str) -> None:
-    way = Way(store, find_recipe(name))
-    tasks = 1 if way.recipe.joint else 3
+def test_it_learns_answers_goes_on_from_the_store_and_leaves_the_base(store: AdapterStore, name: str) -> None:
+    """A new process has nothing but the store: a fresh module, and what the steps before registered."""
+    recipe = find_recipe(name)
+    way, last = Way(store, recipe, line="straight"), 0 if recipe.joint else 2
     adapted = AdaptedModel.of(way.module)
     before, tensors = adapted.base, {n: p.detach().clone() for n, p in adapted.model.named_parameters()}
-    for step in range(tasks):
+    for step in range(last):
         way.learn(step)
+    resumed = Way(store, recipe, line="straight", history=tuple(store.show(v.ref) for v in way.history))
+    made = way.learn(last)
+    _check_answers(way, set("ab" if recipe.joint else "abcdef"))
     adapted.detach()
     assert adapted.verify_base() == before
     assert {version.base.fingerprint for version in way.history} == {before.fingerprint}
     assert all(torch.equal(p, tensors[n]) for n, p in adapted.model.named_parameters())
+    assert [v.fingerprint for v in resumed.learn(last)] == [v.fingerprint for v in made]
+
+
+def _check_answers(way: Way, known: set[str]) -> None:
+    inputs = examples(sorted(known), 2, seed=5)[0]
+    for label, composition in way.answers[-1].items():
+        answered = way.answerer().predict(composition, inputs, label)
+        assert len(answered) == len(inputs)
+        assert set(answered) <= known
 
 
 @pytest.mark.parametrize("name", sorted(set(TRAINED) - STARTS_ELSEWHERE))
@@ -58,19 +70,6 @@ def test_with_one_task_every_recipe_is_plain_lora(store: AdapterStore, name: str
     assert learnt(store, recipe, tasks=1).history[0].fingerprint == expected.fingerprint
 
 
-@pytest.mark.parametrize("name", IN_STEPS)
-def test_what_it_learns_goes_on_from_the_store_alone(store: AdapterStore, name: str) -> None:
-    """A new process has nothing but the store: a fresh module, and what the steps before registered."""
-    recipe = find_recipe(name)
-    straight = learnt(store, recipe, tasks=3, line="straight")
-    resumed = learnt(store, recipe, tasks=2, line="resumed")
-    again = Way(store, recipe, line="resumed", history=tuple(store.show(v.ref) for v in resumed.history))
-    again.learn(2)
-    names = [[v.name.removeprefix(way.line) for v in way.history] for way in (straight, again)]
-    assert names[0] == names[1]
-    assert [v.fingerprint for v in straight.history] == [v.fingerprint for v in again.history]
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_it_cannot_serve_is_refused_by_name(name: str) -> None:
     recipe = find_recipe(name)
@@ -82,18 +81,6 @@ def test_what_it_cannot_serve_is_refused_by_name(name: str) -> None:
                 UnsupportedError, match=rf"^strategy '{name}' cannot serve a {scenario} stream; it serves"
             ):
                 recipe.check_serves(scenario, name)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_answer_answers(store: AdapterStore, name: str) -> None:
-    recipe = find_recipe(name)
-    way = learnt(store, recipe, tasks=1 if recipe.joint else 2)
-    inputs = examples("abcd" if not recipe.joint else "ab", 2, seed=5)[0]
-    known = set("abcd")
-    for label, composition in way.answers[-1].items():
-        answered = way.answerer().predict(composition, inputs, f"{name} {label}")
-        assert len(answered) == len(inputs)
-        assert set(answered) <= known
 
 
 def test_a_recipe_that_serves_not_everything_says_so() -> None:

@@ -57,6 +57,7 @@ def test_what_is_merged_is_no_adapter_that_was_trained(store: AdapterStore) -> N
     assert merges(way) == ["way.merged@1", "way.merged@2"]
     roles = [(parent.ref, parent.role) for parent in store.show("way.merged@2").parents]
     assert roles == [("way.merged@1", "fused"), ("way.three@1", "fused")]
+    assert [store.show(ref).recipe["seen"] for ref in merges(way)] == [2, 3]
     assert all(store.fusion.verify(ref).equal for ref in merges(way))
 
 

@@ -17,7 +17,7 @@ from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec, Base, Parent, Sum
 from contpeft.store import AdapterStore
 from contpeft.strategies import ProtectInputs, ResidualGradient, find_recipe
-from contpeft.strategies.subspaces import Protected
+from contpeft.strategies.subspaces import Protected, Subspace
 
 ALL_LINEAR = AdapterSpec("lora", r=2, targets=["query", "key", "value", "dense"])
 MEMORY = "way.protected-inputs"
@@ -131,6 +131,23 @@ def test_the_memory_tells_its_ranks_and_does_not_grow_without_end(store: Adapter
             ranks.setdefault(module, []).append(rank)
     assert all(each[0] > 0 and each == sorted(each) and each[-1] <= 16 for each in ranks.values())
     assert any(key.endswith(".free") for key in store.load(f"{MEMORY}@3").tensors)
+
+
+def test_what_is_recalled_is_what_was_remembered(store: AdapterStore) -> None:
+    """A subspace beyond half of the space comes back from its complement."""
+    basis = torch.linalg.qr(torch.randn(6, 5, dtype=torch.float64)).Q
+    spaces = {"low": Subspace.spanned(basis[:, :2]), "high": Subspace.spanned(basis)}
+    context = Way(store, find_recipe("inflora")).context(0)
+    protected = Protected(spaces, {"low": "low", "high": "high", "other": "high"})
+    context.registered = (protected.remember(context, {}),)
+    recalled = Protected.recalled(context)
+    assert set(context.recall("protected-inputs").tensors) == {"low.protected", "high.free"}
+    rows = torch.randn(4, 6, dtype=torch.float64)
+    for name, rank in {"low": 2, "high": 5, "other": 5}.items():
+        assert recalled.of(name).rank == rank
+        torch.testing.assert_close(
+            recalled.of(name).onto(rows), protected.of(name).onto(rows), rtol=0, atol=1e-6
+        )
 
 
 def test_folding_the_updates_gives_the_same_answers(store: AdapterStore) -> None:

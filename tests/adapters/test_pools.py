@@ -221,10 +221,11 @@ def test_without_its_pool_the_model_is_the_base_to_the_bit() -> None:
 def test_an_error_in_a_call_leaves_no_prefix_behind() -> None:
     model = loud_encoder()
     attached(model, stored(model, BANKS["all"]))
-    whole, handle = told(model), None
+    whole, calls = told(model), iter(["query", "answer"])
 
     def fail(*_: Any) -> None:
-        raise ValueError("of the model")
+        if next(calls) == "answer":
+            raise ValueError("of the model")
 
     handle = model.encoder.layer[1].register_forward_pre_hook(fail)
     with pytest.raises(ValueError, match="of the model"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from strategies_tiny import TASKS, Classifier, Way, learnt, same, training
+from torch.nn import functional as F
 
 from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
 from contpeft.errors import SpecError, UnsupportedError
@@ -179,7 +180,15 @@ def test_dark_replay_compares_the_columns_that_were_there(store: AdapterStore) -
 
 
 def test_the_two_draws_of_dark_replay_differ(store: AdapterStore) -> None:
-    context, _ = started(store, "derpp")
+    context, batch = started(store, "derpp")
+    only = replace(find_recipe("derpp").penalty, scores=0.0, labels=1.0)
+    found = only.loss(context, batch, None).detach()
+    context.working.clear()
+    rows = draw(context, 8, "labels")
+    torch.testing.assert_close(
+        found, F.cross_entropy(scores_of(context, rows), positions(context, rows)).detach()
+    )
+    context.working.clear()
     drawn = {who: [row.rank for row in draw(context, 6, who)] for who in ("scores", "labels")}
     assert drawn["scores"] != drawn["labels"]
     assert len(set(drawn["scores"])) == 6

@@ -30,7 +30,7 @@ class UsedEntries:
 
     about: ClassVar[About] = About(paper="ELLA, 2026, arXiv 2601.02232", needs=frozenset({"lora"}))
 
-    weight: float = 1e6
+    weight: float = 1e3
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns the term, a scalar; None at the first task."""

@@ -87,7 +87,7 @@ class FrozenPrefix:
             raise UnsupportedError(
                 f"{what} keeps what the layers below the adapter compute, and this adapter changes "
                 f"the first of {len(self._trunk.layers)}; give it the upper layers alone "
-                f"(layers_to_transform={list(range(len(self._trunk.layers)))[-2:]}), or use none"
+                f"(layers_to_transform={list(range(len(self._trunk.layers)))[len(self._trunk.layers) // 2 :]}), or use none"
             )
 
     def states(self, batch: Mapping[str, Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from strategies_tiny import Way, examples, learnt
 
 from contpeft.adapters import AdaptedModel
 from contpeft.errors import UnsupportedError
-from contpeft.spec import SCENARIOS
+from contpeft.spec import SCENARIOS, AdapterSpec
 from contpeft.store import AdapterStore
 from contpeft.strategies import RECIPES, Cosine, Linear, Own, Recipe, find_recipe
 from contpeft.strategies.recipes import PROMPTS
@@ -21,19 +21,27 @@ STARTS_ELSEWHERE: frozenset[str] = frozenset({*PROMPTS, "osf"})
 OTHER_FIRST: frozenset[str] = frozenset(
     {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, "inflora", "keeplora", "osf"}
 )
+# Which needs layers below the adapter.
+UPPER = frozenset({"latent-replay"})
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.init.trains(0)]
+
+
+def spec_for(name: str) -> AdapterSpec:
+    layers = {"layers_to_transform": [1]} if name in UPPER else {}
+    return AdapterSpec("lora", r=2, **layers)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_learns_answers_goes_on_from_the_store_and_leaves_the_base(store: AdapterStore, name: str) -> None:
     """A new process has nothing but the store: a fresh module, and what the steps before registered."""
     recipe = find_recipe(name)
-    way, last = Way(store, recipe, line="straight"), 0 if recipe.joint else 2
+    way, last = Way(store, recipe, line="straight", spec=spec_for(name)), 0 if recipe.joint else 2
     adapted = AdaptedModel.of(way.module)
     before, tensors = adapted.base, {n: p.detach().clone() for n, p in adapted.model.named_parameters()}
     for step in range(last):
         way.learn(step)
-    resumed = Way(store, recipe, line="straight", history=tuple(store.show(v.ref) for v in way.history))
+    known = tuple(store.show(version.ref) for version in way.history)
+    resumed = Way(store, recipe, line="straight", spec=spec_for(name), history=known)
     made = way.learn(last)
     _check_answers(way, set("ab" if recipe.joint else "abcdef"))
     adapted.detach()
@@ -53,7 +61,7 @@ def _check_answers(way: Way, known: set[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(TRAINED) - STARTS_ELSEWHERE))
 def test_attaching_changes_no_feature(store: AdapterStore, name: str) -> None:
-    way = Way(store, find_recipe(name))
+    way = Way(store, find_recipe(name), spec=spec_for(name))
     inputs = examples("ab", 6, seed=9)[0]
     bare = Way(store, Recipe()).context(0).features.current(inputs)
     assert torch.equal(way.started(0).features.current(inputs), bare)
@@ -66,8 +74,9 @@ def test_with_one_task_every_recipe_is_plain_lora(store: AdapterStore, name: str
         replace(recipe.head, grow=False, local=False) if isinstance(recipe.head, Cosine | Linear) else Own()
     )
     plain = Recipe(head=alone)
-    expected = learnt(store, plain, tasks=1, line="plain").history[0]
-    assert learnt(store, recipe, tasks=1).history[0].fingerprint == expected.fingerprint
+    spec = spec_for(name)
+    expected = learnt(store, plain, tasks=1, line="plain", spec=spec).history[0]
+    assert learnt(store, recipe, tasks=1, spec=spec).history[0].fingerprint == expected.fingerprint
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -84,10 +84,12 @@ class FrozenPrefix:
             UnsupportedError: if the adapter at hand changes the first layer or what is below it.
         """
         if not self._trunk.depth():
+            count = len(self._trunk.layers)
+            upper = list(range(count // 2, count))
             raise UnsupportedError(
                 f"{what} keeps what the layers below the adapter compute, and this adapter changes "
-                f"the first of {len(self._trunk.layers)}; give it the upper layers alone "
-                f"(layers_to_transform={list(range(len(self._trunk.layers)))[len(self._trunk.layers) // 2 :]}), or use none"
+                f"the first of {count}; give it the upper layers alone "
+                f"(layers_to_transform={upper}), or use none"
             )
 
     def states(self, batch: Mapping[str, Tensor]) -> list[Tensor]:

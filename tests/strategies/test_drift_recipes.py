@@ -16,7 +16,7 @@ from contpeft.strategies import FollowStatistics, Fresh, GatherStatistics, NoAda
 
 
 def test_statistics_stand_over_the_last_adapter_and_the_base(store: AdapterStore) -> None:
-    way = learnt(store, find_recipe("drift-lda"))
+    way = learnt(store, find_recipe("drift-lda-beside"))
     assert [version.ref for version in way.history] == [
         ref for n in (1, 2, 3) for ref in (f"way@{n}", f"way.lda-last-and-base@{n}")
     ]
@@ -30,7 +30,7 @@ def test_statistics_stand_over_the_last_adapter_and_the_base(store: AdapterStore
 def test_an_adapter_that_does_not_move_leaves_the_statistics_as_they_were_gathered(
     store: AdapterStore,
 ) -> None:
-    still = replace(find_recipe("drift-lda"), projection=Slow(0.0))
+    still = replace(find_recipe("drift-lda-beside"), projection=Slow(0.0))
     way = learnt(store, still, line="still")
     gathered = replace(
         find_recipe("aper-lda"), consolidate=GatherStatistics(shrinkage=0.2, over="first+base")
@@ -45,9 +45,9 @@ def test_an_adapter_that_does_not_move_leaves_the_statistics_as_they_were_gather
 def test_means_that_follow_are_nearer_to_where_their_rows_are(store: AdapterStore) -> None:
     """The rows of the first task, read again by the last adapter, tell where its means ought to be."""
     away = {}
-    parts = {"follows": FollowStatistics(over="last"), "stays": GatherStatistics(over="last")}
+    parts = {"follows": FollowStatistics(), "stays": GatherStatistics(over="last")}
     for line, consolidate in parts.items():
-        way = learnt(store, replace(find_recipe("drift-lda-alone"), consolidate=consolidate), line=line)
+        way = learnt(store, replace(find_recipe("drift-lda"), consolidate=consolidate), line=line)
         means = store.load(way.history[-1].ref).head_tensors()["means"][:2]
         context, data = way.context(2), training("ab")
         now = context.features.through((Single(f"{line}@3"),), context.load, data.inputs, data.digest)

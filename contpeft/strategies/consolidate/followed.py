@@ -30,7 +30,7 @@ class FollowStatistics(OverNamed):
         rule: of the classifier that is registered.
         shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
         drift_ridge: of the map, see :class:`contpeft.adapters.Drift`.
-        over: whose features; beside the adapter's those of the bare base, which never move.
+        over: whose features; ``"last+base"`` puts those of the bare base beside, which never move.
     """
 
     about: ClassVar[About] = About(
@@ -42,7 +42,7 @@ class FollowStatistics(OverNamed):
     rule: Rule = "lda"
     shrinkage: float = 0.2
     drift_ridge: float = 1.0
-    over: Over = field(default="last+base", kw_only=True)
+    over: Over = field(default="last", kw_only=True)
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Takes the statistics along, adds the task's, and registers them.

@@ -17,15 +17,15 @@ _DRIFT_LDA = Recipe(
     head=Cosine(grow=True, local=True),
     consolidate=FollowStatistics(),
     answers=Classify("lda"),
-    what="One adapter trained on and on; LDA of its features and the base's, taken along as they drift.",
+    what="One adapter trained on and on; LDA of its features, taken along as they drift.",
     paper="after Gomez-Villa et al. 2024, arXiv 2407.08536, and Rypesc et al. 2024, arXiv 2409.18265",
 )
 
 DRIFT: dict[str, Recipe] = {
     "drift-lda": _DRIFT_LDA,
-    "drift-lda-alone": replace(
+    "drift-lda-beside": replace(
         _DRIFT_LDA,
-        consolidate=FollowStatistics(over="last"),
-        what="One adapter trained on and on; LDA of its features alone, taken along as they drift.",
+        consolidate=FollowStatistics(over="last+base"),
+        what="One adapter trained on and on; LDA of its features beside the base's, taken along.",
     ),
 }

@@ -96,9 +96,13 @@ def test_the_teacher_is_not_changed_and_leaves_no_trace(store: AdapterStore) -> 
     context.adapted.head.train()
     attachment, head = context.adapted.attachment, context.adapted.head
     trainable = {name for name, p in context.adapted.module.named_parameters() if p.requires_grad}
+    context.adapted.module.train()  # dropout on: the teacher is in eval mode all the same, and draws nothing
     modes = [child.training for child in context.adapted.module.modules()]
+    batch = batch_of(context)
+    with context.listening():
+        outputs = context.adapted.module(batch)
     random = torch.get_rng_state()
-    term(context, Distilled())
+    Distilled().loss(context, batch, outputs)
     assert (context.adapted.attachment, context.adapted.head) == (attachment, head)
     assert {n for n, p in context.adapted.module.named_parameters() if p.requires_grad} == trainable
     assert [child.training for child in context.adapted.module.modules()] == modes

@@ -54,14 +54,33 @@ class Measure:
         not change, so isolated adapters cost one measurement a task.
         """
         return [
-            self._cell(answer, composition, step, group, protocol)
+            self._cell(answer, composition, step, group, protocol, answerer)
             for answer, composition in answers.items()
-            for protocol in self.protocols
             for group in range(step + 1)
+            for answerer in [self._answerer()]
+            for protocol in self.protocols
         ]
 
+    def _answerer(self) -> Answerer:
+        """Returns what answers one task's rows: for all protocols from the same scores."""
+        context = self.context
+        base, store = context.adapted.base, context.store
+        return Answerer(
+            context.adapted,
+            context.load,
+            context.features,
+            lambda part: temperature_of(part, base, store),
+            kept={},
+        )
+
     def _cell(
-        self, answer: str, composition: Composition, step: int, group: int, protocol: Protocol
+        self,
+        answer: str,
+        composition: Composition,
+        step: int,
+        group: int,
+        protocol: Protocol,
+        answerer: Answerer,
     ) -> Score:
         data = self.stream[group]
         effective = task_choice(composition, group) if protocol == "task_aware" else composition
@@ -72,22 +91,17 @@ class Measure:
         known = store.cached_score(
             composition=key, data=data.test.digest(), protocol=protocol, metric=data.task.metric
         )
-        value = known.value if known else self._accuracy(effective, data, among)
+        if known is None:
+            answered = answerer.predict(effective, data.test.inputs, data.test.digest(), among)
+            value = _accuracy(answered, data)
+        else:
+            value = known.value
         return self._score(answer, step, data, protocol, value, key, copied=known is not None)
 
     def _among(self, data: TaskData, step: int, protocol: Protocol) -> tuple[str, ...] | None:
         if protocol == "task_aware":
             return data.classes
         return self.stream.seen(step) if protocol == "seen_classes" else None
-
-    def _accuracy(self, composition: Composition, data: TaskData, among: Sequence[str] | None) -> float:
-        context = self.context
-        base, store = context.adapted.base, context.store
-        answerer = Answerer(
-            context.adapted, context.load, context.features, lambda part: temperature_of(part, base, store)
-        )
-        answered = answerer.predict(composition, data.test.inputs, data.test.digest(), among)
-        return _accuracy(answered, data)
 
     def _score(
         self, answer: str, step: int, data: TaskData, protocol: Protocol, value: float, key: str, **told: Any

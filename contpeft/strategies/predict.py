@@ -45,6 +45,8 @@ class Answerer:
         features: computes features in batches.
         temperature: what the scores of a part are divided by before they become probabilities that are put
             together with those of others; None for a part that has no temperature.
+        kept: where scores are kept by what gives them and the data's digest, for questions that differ in the
+            labels that may be answered; None to compute them for every question.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Answerer:
         load: Load,
         features: Features,
         temperature: Callable[[Part], float | None] = lambda _part: None,
+        kept: dict[tuple[Part | Concat, str], Scored] | None = None,
     ) -> None:
         self._adapted = adapted
         self._load = load
         self._features = features
         self._temperature = temperature
+        self._kept = kept
 
     def predict(
         self, composition: Composition, inputs: Sequence[Any], digest: str, among: Sequence[str] | None = None
@@ -173,6 +177,13 @@ class Answerer:
             SpecError: if the head does not know its labels, or holds statistics of other features.
             BaseMismatchError: if a version was trained on another base model.
         """
+        if self._kept is None:
+            return self._scores(single, inputs, digest)
+        if (single, digest) not in self._kept:
+            self._kept[single, digest] = self._scores(single, inputs, digest)
+        return self._kept[single, digest]
+
+    def _scores(self, single: Part | Concat, inputs: Sequence[Any], digest: str) -> Scored:
         held = {single.answering: self._load(single.answering)}  # of a long sum no more than this
 
         def load(ref: str) -> tuple[Version, AdapterState]:

@@ -14,7 +14,16 @@ from contpeft.adapters import AdaptedModel, StatisticsHead
 from contpeft.errors import BaseMismatchError, SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Base, BaseModel, HeadSpec, Route, Single, Version
 from contpeft.store import AdapterStore
-from contpeft.strategies import Recipe, best_labels, composition_key, find_recipe, state_key, task_choice
+from contpeft.strategies import (
+    Answerer,
+    Features,
+    Recipe,
+    best_labels,
+    composition_key,
+    find_recipe,
+    state_key,
+    task_choice,
+)
 
 SENTENCES = st.lists(st.tuples(*[st.integers(0, 63)] * LENGTH), min_size=1, max_size=8)
 
@@ -231,3 +240,22 @@ def test_keys_are_for_good() -> None:
         for composition in (Base(), Single("a@1"), Route("a@1", (Single("a@1"),)))
     ]
     assert [key[:16] for key in keys] == ["8697d9774249e06c", "b3177346746d0eba", "6cbffe92da8c47c6"]
+
+
+def test_questions_that_differ_in_their_labels_are_answered_from_the_same_scores(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = learnt(store, find_recipe("sequential"), tasks=2)
+    context, inputs = way.context(1), [tuple(range(i, i + 6)) for i in range(12)]
+    asked: list[int] = []
+    computed = Features.scores
+    monkeypatch.setattr(
+        Features, "scores", lambda self, rows: asked.append(len(rows)) or computed(self, rows)
+    )
+    plain = Answerer(context.adapted, context.load, context.features)
+    keeping = Answerer(context.adapted, context.load, context.features, kept={})
+    for labels in (("a", "b"), ("c", "d"), None):
+        told = [each.predict(way.answers[1]["main"], inputs, "x", labels) for each in (plain, keeping)]
+        assert told[0] == told[1]
+    keeping.predict(way.answers[1]["main"], inputs[:5], "other rows")
+    assert asked == [12, 12, 12, 12, 5]

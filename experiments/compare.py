@@ -6,8 +6,8 @@ Every way of every FILE is run with every seed. What is finished is kept: by the
 killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
 seed. A record there is not measured again unless its way has become another recipe. From the records come
 ``OUT/<stream>.md`` (a table a protocol) and ``OUT/<stream>.svg`` (ACC, the frozen bounds as lines), and with
-``--publish`` the table that ``contpeft strategies recommend`` reads. A stream of texts whose folder is not there
-is left out, and told so.
+``--publish`` the table that ``contpeft strategies recommend`` reads. A stream of texts whose folder is not
+there is left out, and told so.
 """
 
 from __future__ import annotations

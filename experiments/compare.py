@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from scipy.stats import t as student
 
+from contpeft.cli.quiet import quiet_libraries
 from contpeft.experiments import Experiment, load_experiment, run_experiment
 from contpeft.experiments.report import RunResult, collect
 from contpeft.experiments.sources import LocalFolder
@@ -94,7 +93,7 @@ class Results:
 
 def main(told: argparse.Namespace) -> None:
     """Runs what is missing, way after way, and writes the pages."""
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    quiet_libraries()
     for file in told.files:
         if lacks := lacking(file):
             print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")

@@ -88,7 +88,9 @@ class Results:
             [*kept, *added], key=lambda each: (each.seed, each.way, each.protocol, each.answer)
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps([asdict(each) for each in self.records], indent=1) + "\n")
+        partial = self.path.with_suffix(".partial")  # whoever is killed while writing leaves the old file
+        partial.write_text(json.dumps([asdict(each) for each in self.records], indent=1) + "\n")
+        partial.replace(self.path)
 
 
 def main(told: argparse.Namespace) -> None:

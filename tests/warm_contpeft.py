@@ -61,8 +61,8 @@ def _serve(address: str) -> None:
 def _answer(asker: socket.socket) -> None:
     length, files, *_ = socket.recv_fds(asker, 4, 3)
     told = b""
-    while len(told) < int.from_bytes(length, "big"):
-        told += asker.recv(1 << 16)
+    while len(told) < int.from_bytes(length, "big") and (more := asker.recv(1 << 16)):
+        told += more
     child = os.fork()
     if child == 0:
         _run(files, *json.loads(told))

@@ -73,11 +73,12 @@ class PrefixCache:
     def put(self, key: bytes, states: Tensor) -> None:
         """Keeps states under a new key if there is room, or room can be made."""
         size = states.nbytes
-        while self._kept and self.nbytes + size > self.size:
+        if size > self.size:
+            return
+        while self.nbytes + size > self.size:
             oldest = next(iter(self._kept))
             if self._kept[oldest].round == self._round:
                 return
             self.nbytes -= self._kept.pop(oldest).states.nbytes
-        if size <= self.size:
-            self._kept[key] = _Kept(states, self._round)
-            self.nbytes += size
+        self._kept[key] = _Kept(states, self._round)
+        self.nbytes += size

@@ -138,8 +138,13 @@ class Trunk:
 
 
 def _print(modules: Iterable[nn.Module]) -> _Print:
-    """Returns what names modules: which they are, and what is hooked to them."""
-    return tuple((id(module), *_hooks(module)) for module in modules)
+    """Returns what names modules: which they are, what they compute with, and what is hooked to them."""
+    return tuple((id(module), *_weights(module), *_hooks(module)) for module in modules)
+
+
+def _weights(module: nn.Module) -> list[int]:
+    # Sums that are folded in exchange a layer's weight, and leave the layer where it is.
+    return [id(weight) for weight in module.parameters(recurse=False)]
 
 
 def _hooks(module: nn.Module) -> list[int]:

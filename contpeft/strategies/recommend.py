@@ -46,8 +46,8 @@ class Advice:
         name: of the recipe.
         what: the idea in one line.
         growth: what it keeps for every task.
-        gap: mean over the streams of this scenario of its accuracy less that of ``joint``, in points; None
-            where it was not measured.
+        gap: mean over the streams of this scenario of the accuracy of its main answer (or, where it has none,
+            its best) less that of ``joint``, in points; None where it was not measured.
         streams: on which it was measured.
     """
 
@@ -87,11 +87,12 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
 def _advice(row: RecipeRow, scenario: Scenario, table: Sequence[Measured]) -> Advice:
     here = [each for each in table if each.scenario == scenario]
     joint = {each.stream: each.mean for each in here if each.way == "joint" and each.answer == "main"}
-    own: dict[str, float] = {}
-    for each in here:
-        if each.way == row.name and each.stream in joint:
-            own[each.stream] = (
-                max(own.get(each.stream, 0.0), each.mean) if each.answer != "main" else each.mean
-            )
+    own = {stream: acc for stream in joint if (acc := _known_for(row.name, stream, here)) is not None}
     gap = 100 * fmean(own[stream] - joint[stream] for stream in own) if own else None
     return Advice(row.name, row.what, row.growth, gap, tuple(own))
+
+
+def _known_for(way: str, stream: str, table: Sequence[Measured]) -> float | None:
+    """Returns the accuracy of a way's main answer; of its best one where none is the main one."""
+    found = {each.answer: each.mean for each in table if (each.way, each.stream) == (way, stream)}
+    return found.get("main", max(found.values(), default=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
+from contpeft.adapters.folded import Fold
 from contpeft.errors import SpecError, UnsupportedError, UsageError
 from contpeft.spec import AdapterSpec, Base
 
@@ -190,6 +192,28 @@ def test_depth_follows_what_is_in_the_model() -> None:
             assert (len(cache), cache.hits) == (4, 0)
 
 
+def test_layers_whose_weights_are_folded_are_computed() -> None:
+    found, batch = adapted(first=1), texts(4, 6)
+    state = found.state()
+    found.detach()
+    fold = Fold(found.model)
+    fold.add(state, 1.0)
+
+    def answers() -> tuple[Tensor, Tensor]:
+        with ExitStack() as undo:
+            for guest in fold.guests():
+                guest.put_in(found.model, undo)
+            folded = seen(batch, found.module(**batch))
+        return folded, seen(batch, found.module(**batch))
+
+    with torch.no_grad():
+        plain = answers()
+        assert (plain[0] - plain[1]).abs().max() > 0.1
+        with FrozenPrefix(found, PrefixCache("1MB")):
+            for told in (answers(), answers()):
+                torch.testing.assert_close(told, plain, atol=2e-6, rtol=1e-5)
+
+
 def test_with_an_adapter_in_the_first_layer_all_is_computed() -> None:
     found, batch, cache = adapted(first=0), texts(4, 6), PrefixCache("1MB")
     with torch.no_grad():
@@ -256,6 +280,15 @@ def test_rows_read_in_turn_do_not_push_each_other_out() -> None:
     assert [epoch(range(4)) for _ in range(3)] == [0, 2, 2]
     cache.next_round()
     assert [epoch(range(10, 14)) for _ in range(2)] == [0, 2]
+
+
+def test_what_never_fits_pushes_nothing_out() -> None:
+    cache = PrefixCache(8)
+    cache.put(b"small", torch.zeros(1))
+    cache.next_round()
+    cache.put(b"large", torch.zeros(3))
+    assert cache.get(b"small") is not None
+    assert (cache.nbytes, len(cache)) == (4, 1)
 
 
 @pytest.mark.parametrize(("size", "error"), [(0, SpecError), ("0MB", SpecError), ("much", UsageError)])

@@ -51,6 +51,21 @@ def test_records_are_kept_and_replaced(tmp_path: Path) -> None:
     assert not again.has("a", 1, "new")
 
 
+def test_records_outlive_a_write_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = compare.Results(tmp_path / "s.json")
+    results.add([record("a", 0, 0.5)])
+    write = Path.write_text
+
+    def cut(path: Path, text: str) -> int:
+        write(path, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        results.add([record("b", 0, 0.6)])
+    assert [each.way for each in compare.Results(tmp_path / "s.json").records] == ["a"]
+
+
 def test_intervals_are_students(tmp_path: Path) -> None:
     values = [0.5, 0.6, 0.8]
     mean, half = compare.interval(values)

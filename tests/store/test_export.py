@@ -178,6 +178,15 @@ def test_what_cannot_go_out(line: AdapterStore, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_fusion_goes_out_to_adapterhub_alone(line: AdapterStore, tmp_path: Path) -> None:
+    config = {"peft_type": "FUSION", "options": {}, "over": [{"ref": "mail@1", "fingerprint": "f"}]}
+    line.register("both", AdapterState("fusion", config, {"0.query.weight": torch.eye(4)}), base=BASE)
+    for options in ({}, {"profile": "serving", "base": tmp_path}):
+        with pytest.raises(UnsupportedError, match=r"^both@1 is a fusion.*profile 'adapterhub'$"):
+            line.exchange.export_folder("both", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_going_out_as_it_is_needs_no_torch(line: AdapterStore, tmp_path: Path) -> None:
     code = (
         "import sys; from contpeft import AdapterStore; "

@@ -64,6 +64,15 @@ def test_the_nearest_to_joint_training_comes_first() -> None:
     assert {each.gap for each in found[3:]} == {None}
 
 
+def test_a_recipe_is_known_for_its_main_answer() -> None:
+    main = Measured("one", "class-incremental", "sequential", "main", (0.5,))
+    other = Measured("one", "class-incremental", "sequential", "before-merge", (0.7,))
+    joint = Measured("one", "class-incremental", "joint", "main", (0.9,))
+    for rows in ([joint, main, other], [joint, other, main]):
+        (found,) = [each for each in recommend(Facts(), rows) if each.name == "sequential"]
+        assert found.gap == pytest.approx(-40.0)
+
+
 def test_facts_rule_recipes_out() -> None:
     names = {each.name for each in recommend(Facts(), table())}
     assert "joint" not in names

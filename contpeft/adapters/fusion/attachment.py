@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ from contpeft.adapters.places import Place, Places, fill, set_mode
 from contpeft.errors import IntegrityError, SpecError, UnsupportedError
 from contpeft.spec import AdapterState, Version
 from contpeft.spec.lora import ROOT
+from contpeft.spec.methods import FUSION
 
 __all__ = ["FUSION", "FusionAttachment", "Member", "members_of"]
 
-FUSION: Final = "fusion"
 # A stored adapter that is fused.
 Member = tuple[Version, AdapterState]
 

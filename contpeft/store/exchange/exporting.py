@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
-from contpeft.spec.methods import UNION
+from contpeft.spec.methods import FUSION, UNION
 from contpeft.store.disk import one_line_errors, whole_folder
 from contpeft.store.exchange.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import Entry, entries, join, serialize, unpack
@@ -78,7 +78,7 @@ def faithful(version: Version, data: bytes, base_name: str | None) -> dict[str, 
         base_name: what the base is called; as in the catalogue when None.
 
     Raises:
-        UnsupportedError: if it holds no adapter of PEFT's, or gates, which PEFT has not.
+        UnsupportedError: if it holds no adapter of PEFT's, gates, or a fusion, which PEFT has not.
     """
     factors = _factors(version, data)
     if version.kind == UNION:
@@ -143,6 +143,11 @@ def _factors(version: Version, data: bytes) -> list[Entry]:
         raise UnsupportedError(
             f"{version.ref} is of kind {version.kind!r} and holds no adapter that PEFT could load; "
             "it cannot be exported to such a folder"
+        )
+    if version.kind == FUSION:
+        raise UnsupportedError(
+            f"{version.ref} is a fusion, of which PEFT knows none; write it with its members by the profile "
+            "'adapterhub'"
         )
     return own
 

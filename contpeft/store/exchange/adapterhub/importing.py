@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contpeft.errors import BaseMismatchError, SpecError, UsageError
 from contpeft.spec import AdapterRef, AdapterState, BaseModel, Parent, Version, check_name
+from contpeft.spec.methods import FUSION
 from contpeft.store import versions
 from contpeft.store.blobs import Blobs
 from contpeft.store.database import Database
@@ -208,8 +209,6 @@ def _fused(found: Found, members: Sequence[AdapterState]) -> tuple[dict[str, Any
 def _fusion_state(
     found: Found, options: Mapping[str, Any], tensors: Mapping[str, Any], members: Sequence[Version]
 ) -> AdapterState:
-    from contpeft.adapters.fusion import FUSION
-
     over = [{"ref": version.ref, "fingerprint": version.fingerprint} for version in members]
     config = {"peft_type": FUSION.upper(), "options": dict(options), "over": over}
     return _with_head(AdapterState(FUSION, config, tensors), found)

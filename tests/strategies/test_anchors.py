@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contpeft.adapters import Factors
-from contpeft.errors import UnsupportedError
+from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
 from contpeft.strategies import (
@@ -373,3 +373,11 @@ def test_the_model_is_left_as_it_was(store: AdapterStore) -> None:
     assert [child.training for child in module.modules()] == modes
     assert all(p.grad is None for p in module.parameters())
     assert not any(child._forward_hooks for child in context.adapted.model.modules())
+
+
+@pytest.mark.parametrize(("of", "penalty"), [("update", Anchored()), ("factors", AnchoredUpdate())])
+def test_importances_of_something_else_are_refused(store: AdapterStore, of: Any, penalty: Any) -> None:
+    parent = find_recipe("sequential-local")
+    context = learnt(store, replace(parent, consolidate=Fisher(of=of)), tasks=1).started(1)
+    with pytest.raises(SpecError, match=r"^'fisher' remembers no importances of .*; give Fisher\(of="):
+        penalty.loss(context, None, None)

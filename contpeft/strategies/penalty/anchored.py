@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from contpeft.errors import SpecError
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 
@@ -45,7 +46,11 @@ class Anchored:
     weight: float = 2000.0
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
-        """Returns the term, a scalar; None at the first task."""
+        """Returns the term, a scalar; None at the first task.
+
+        Raises:
+            SpecError: if what is remembered is of none of the parameters.
+        """
         anchors = self._anchors(context)
         if not anchors:
             return None
@@ -69,10 +74,16 @@ class Anchored:
         importances, attached = context.recall(self.memory), context.adapted.attachment
         if importances is None or context.previous is None or attached is None:
             return []
+        named = attached.named_parameters()
+        if not importances.tensors.keys() & named:
+            raise SpecError(
+                f"{self.memory!r} remembers no importances of the adapter's parameters; "
+                'give Fisher(of="factors") with Anchored, or AnchoredUpdate'
+            )
         places = {id(parameter): name for name, parameter in context.own_parameters.items()}
         values, device = context.previous[1].tensors, context.adapted.device
         return [
             _Anchor(places[id(parameter)], parameter, values[name].to(device), matters.to(device))
-            for name, parameter in attached.named_parameters().items()
+            for name, parameter in named.items()
             if (matters := importances.tensors.get(name)) is not None
         ]

@@ -26,6 +26,7 @@ from contpeft.strategies import (
     Fisher,
     OutputSensitivity,
     PathIntegral,
+    SumPath,
     find_recipe,
 )
 from contpeft.strategies.consolidate.fisher import log_likelihood
@@ -381,3 +382,14 @@ def test_importances_of_something_else_are_refused(store: AdapterStore, of: Any,
     context = learnt(store, replace(parent, consolidate=Fisher(of=of)), tasks=1).started(1)
     with pytest.raises(SpecError, match=r"^'fisher' remembers no importances of .*; give Fisher\(of="):
         penalty.loss(context, None, None)
+
+
+@pytest.mark.parametrize("penalty", [Anchored("path", 50.0), None])
+def test_what_the_path_is_freed_of_is_the_pull_that_was_in_the_loss(
+    store: AdapterStore, penalty: Any
+) -> None:
+    """A recipe whose penalty alone was changed sums up as one that was told so in both places."""
+    changed = replace(find_recipe("si"), penalty=penalty)
+    learnt(store, changed, tasks=2, line="changed")
+    learnt(store, replace(changed, projection=SumPath(penalty)), tasks=2, line="told")
+    assert same(store.load("changed.path@2").tensors, store.load("told.path@2").tensors)

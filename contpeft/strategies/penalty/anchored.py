@@ -54,18 +54,25 @@ class Anchored:
         anchors = self._anchors(context)
         if not anchors:
             return None
+        context.once(self._in_loss, lambda: self.weight)
         terms = [(each.importance * (each.parameter - each.value).square()).sum() for each in anchors]
         return self.weight / 2 * torch.stack(terms).sum()
 
     def pulls(self, context: Context, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the gradient of the term, ``weight * F (theta - theta*)``, by the names in the module.
 
+        The weight is the one with which the term is in the loss; where it is not there, nothing pulls.
+
         Args:
             context: the task at hand.
             at: the values at which it is asked for, by the same names.
         """
-        anchors = self._anchors(context)
-        return {each.name: self.weight * each.importance * (at[each.name] - each.value) for each in anchors}
+        anchors, weight = self._anchors(context), context.once(self._in_loss, lambda: 0.0)
+        return {each.name: weight * each.importance * (at[each.name] - each.value) for each in anchors}
+
+    @property
+    def _in_loss(self) -> str:
+        return f"weight of {self.memory} in the loss"
 
     def _anchors(self, context: Context) -> list[_Anchor]:
         return context.once(f"anchors of {self.memory}", lambda: self._found(context))

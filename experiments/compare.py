@@ -4,25 +4,26 @@ usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--ways a,b] [--out
 
 Every way of every FILE is run with every seed. What is finished is kept: by the store, where a run that was
 killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
-seed. A record there is not measured again unless its way has become another recipe. From the records comes
-``OUT/<stream>.md`` (a table a protocol) and, with ``--publish``, the table that ``contpeft strategies
-recommend`` reads. A stream of texts whose folder is not there is left out, and told so.
+seed. A record there is not measured again unless its way has become another recipe. From the records come
+``OUT/<stream>.md`` (a table a protocol) and ``OUT/<stream>.svg`` (ACC, the frozen bounds as lines), and with
+``--publish`` the table that ``contpeft strategies recommend`` reads. A stream of texts whose folder is not
+there is left out, and told so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lightning.fabric.utilities.warnings import PossibleUserWarning
+import matplotlib.pyplot as plt
 from scipy.stats import t as student
 
+from contpeft.cli.quiet import quiet_libraries
 from contpeft.experiments import Experiment, load_experiment, run_experiment
 from contpeft.experiments.report import RunResult, collect
 from contpeft.experiments.sources import LocalFolder
@@ -92,14 +93,16 @@ class Results:
 
 def main(told: argparse.Namespace) -> None:
     """Runs what is missing, way after way, and writes the pages."""
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    quiet_libraries()
     for file in told.files:
         if lacks := lacking(file):
             print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
             continue
         for seed in told.seeds:
             run_missing(file, seed, told)
-        write_page(Results(told.out / f"{file.stem}.json"), order_of(file))
+        results = Results(told.out / f"{file.stem}.json")
+        write_page(results, order_of(file))
+        write_picture(results, order_of(file))
     if told.publish:
         write_packaged(told.out)
 
@@ -174,10 +177,7 @@ def write_page(results: Results, order: Sequence[str]) -> None:
     lines: list[str] = []
     for protocol in dict.fromkeys(each.protocol for each in results.records):
         chosen = [each for each in results.records if each.protocol == protocol]
-        keys = sorted(
-            dict.fromkeys((each.way, each.answer) for each in chosen),
-            key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1] != "main"),
-        )
+        keys = in_order(chosen, order)
         seeds = sorted({each.seed for each in chosen})
         lines += [f"**{protocol}**, seeds {', '.join(map(str, seeds))}", ""]
         titles = ["way", *NUMBERS.values(), "parameters a task", "kB a task", "seconds"]
@@ -187,10 +187,44 @@ def write_page(results: Results, order: Sequence[str]) -> None:
     results.path.with_suffix(".md").write_text("\n".join(lines))
 
 
+def in_order(records: Sequence[Record], order: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns ways and answers as the file has them, the main answer of each way first."""
+    return sorted(
+        dict.fromkeys((each.way, each.answer) for each in records),
+        key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1] != "main"),
+    )
+
+
+def write_picture(results: Results, order: Sequence[str]) -> None:
+    """Draws the mean ACC of every answer with its interval; frozen bounds are lines for the eye."""
+    protocol = HEADLINE.get(results.records[0].scenario, "all_classes")
+    chosen = [each for each in results.records if each.protocol == protocol]
+    keys = in_order(chosen, order)[::-1]
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(keys)), layout="constrained")
+    for place, key in enumerate(keys):
+        values = [each.numbers["acc"] or 0.0 for each in chosen if (each.way, each.answer) == key]
+        mean, half = interval(values)
+        frozen = "frozen" in key[0]
+        axes.errorbar(
+            100 * mean, place, xerr=100 * (half or 0.0), fmt="o", color="#888" if frozen else "#1f5fa8"
+        )
+        if frozen:
+            axes.axvline(100 * mean, color="#ccc", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(keys)), [label(key) for key in keys])
+    axes.set_xlabel("ACC, %")
+    axes.set_title(f"{results.path.stem}, {protocol.replace('_', ' ')}")
+    figure.savefig(results.path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def label(key: tuple[str, str]) -> str:
+    """Returns what a way's answer is called in tables and pictures."""
+    return key[0] if key[1] == "main" else f"{key[0]}: {key[1]}"
+
+
 def row(key: tuple[str, str], chosen: Sequence[Record]) -> str:
     """Returns one line of a table: means over seeds, with the 95 % interval where there are several."""
-    way, answer = key
-    cells = [way if answer == "main" else f"{way}: {answer}"]
+    cells = [label(key)]
     for number in NUMBERS:
         values = [value for each in chosen if (value := each.numbers[number]) is not None]
         cells.append(shown(values))

@@ -118,7 +118,7 @@ def test_statistics_answer_with_their_own_features_alone(store: AdapterStore) ->
 
 def test_statistics_over_an_adapter_need_one(store: AdapterStore) -> None:
     recipe = replace(find_recipe("aper"), init=NoAdapter())
-    with pytest.raises(SpecError, match=r"^statistics over 'first\+base' need the first task's adapter"):
+    with pytest.raises(SpecError, match=r"^statistics over 'first\+base' need a task's adapter"):
         Way(store, recipe).learn(0)
 
 

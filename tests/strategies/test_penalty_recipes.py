@@ -13,7 +13,7 @@ from contpeft.adapters import AdaptedModel
 from contpeft.spec import AdapterState
 from contpeft.store import AdapterStore
 from contpeft.strategies import find_recipe
-from contpeft.strategies.about import summary, told
+from contpeft.strategies.about import summary_of, told
 from contpeft.strategies.recipes import ANCHORS, PENALTIES
 
 NAMES = sorted({*PENALTIES, *ANCHORS})
@@ -76,8 +76,11 @@ def test_parts_tell_where_they_come_from(name: str) -> None:
     assert bool(recipe.paper) is (name != "incremental-sum-local")
     for kind in ("penalty", "projection", "consolidate"):
         for part in recipe.parts()[kind]:
-            assert summary(part).endswith((".", ")."))
-            assert type(part).__name__ in ("Freeze", "Then", "NoneType", "MeasureOverlap") or told(part).paper
+            assert summary_of(type(part)).endswith((".", ")."))
+            assert (
+                type(part).__name__ in ("Freeze", "Then", "NoneType", "MeasureOverlap")
+                or told(type(part)).paper
+            )
 
 
 def test_all_serve_every_scenario() -> None:

@@ -262,16 +262,19 @@ class ContinualAdapter(L.Callback):
         store, line = self._store, self._name or ""
         known = [v for v in store.versions() if v.name == line or v.name.startswith(f"{line}.")]
         history = tuple(reversed(known if line else store.versions(name=self.task.name)))
+        heads = [version.head.classes for version in history if version.adapts and version.head]
+        step = len({version.task for version in history})
         return Context(
             adapted=adapted,
             store=store,
             spec=self.spec,
             line=line,
             task=self.task,
-            step=len({version.task for version in history}),
-            seen=self.task.classes,
+            step=step,
+            seen=tuple(dict.fromkeys(label for own in (*heads, self.task.classes) for label in own)),
             history=history,
             data=self._data,
+            seed=step,
         )
 
     @property

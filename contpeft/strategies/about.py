@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-__all__ = ["About", "Need", "parts_in", "summary_of", "told"]
+__all__ = ["AN_ADAPTER", "About", "Need", "parts_in", "summary_of", "told"]
 
 Need = Literal["examples", "features", "lora", "old data", "task id"]
 """What a part cannot do without.
@@ -14,6 +14,9 @@ Need = Literal["examples", "features", "lora", "old data", "task id"]
 ``examples``: the task's raw training rows; ``features``: a module that shows its features; ``lora``: adapters
 of that method; ``old data``: rows of earlier tasks are kept; ``task id``: it is known when asked.
 """
+
+AN_ADAPTER: Final = "an adapter"
+"""The growth of a part that keeps or reads the adapters of all tasks: memory that is not constant."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from torch import Tensor
 
 from contpeft.adapters import stored_factors
-from contpeft.errors import UnsupportedError
+from contpeft.errors import SpecError, UnsupportedError
 from contpeft.merging.fuse import Source
 from contpeft.merging.kinds import LowRank
 from contpeft.merging.update import decompose, truncated
@@ -69,9 +69,14 @@ def with_averages(
 
     Returns:
         The adapter, and ``{"lost": ...}``: the share of the average's squared norm that was cut off.
+
+    Raises:
+        SpecError: if the averages are not of that space.
     """
+    if not values.keys() <= stored_values(state, space).keys():
+        raise SpecError(f"there is no average in the space {space!r}; give Follow and KeepAverage one space")
     if space == "factors":
-        own = {name: values[name].to(each.dtype) for name, each in state.tensors.items() if name in values}
+        own = {name: each.to(state.tensors[name].dtype) for name, each in values.items()}
         return replace(state, tensors={**state.tensors, **own}), {"lost": 0.0}
     form = LowRank([Source("the average", "", state.kind, state.config, state.adapter_tensors())])
     tensors: dict[str, Tensor] = {}

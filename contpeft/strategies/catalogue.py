@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from contpeft.spec import SCENARIOS
 from contpeft.strategies.about import About, summary_of, told
@@ -73,6 +73,17 @@ class RecipeRow:
         return asdict(self)
 
 
+# What a part of each kind does; options of a part, and parts of other kinds in its fields, do not.
+_WORK: Final[Mapping[str, str]] = {
+    "init": "start",
+    "head": "start",
+    "penalty": "loss",
+    "projection": "project",
+    "consolidate": "end",
+    "answers": "route",
+}
+
+
 def recipe_rows() -> list[RecipeRow]:
     """Returns every recipe, in the order of their families."""
     return [recipe_row(name) for name in RECIPES]
@@ -89,6 +100,7 @@ def recipe_row(name: str) -> RecipeRow:
         _row(kind, type(part), {each.name: _shown(getattr(part, each.name)) for each in fields(part)})
         for kind, found in recipe.parts().items()
         for part in found
+        if hasattr(part, _WORK[kind])
     )
     return RecipeRow(
         name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -178,6 +178,15 @@ class Context:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Leaves :attr:`tap` as it is, whatever the head is asked inside the block."""
+        heard = replace(self.tap)
+        try:
+            yield
+        finally:
+            self.tap.features, self.tap.scores = heard.features, heard.scores
 
     # --- what parts keep ---------------------------------------------------------------------------
 

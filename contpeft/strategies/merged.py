@@ -8,15 +8,10 @@ from typing import Any, Final
 from contpeft.spec import AdapterState, Parent, Version
 from contpeft.strategies.context import Context
 
-__all__ = ["MERGED", "answering_merge", "line_of", "register", "running_merge"]
+__all__ = ["MERGED", "answering_merge", "register", "running_merge"]
 
 MERGED: Final = "merged"
 """The part of a way's line that holds what merging came to; other parts hold what is made of that."""
-
-
-def line_of(context: Context, part: str) -> str:
-    """Returns the name that one part's merges are versions of."""
-    return f"{context.line or context.task.name}.{part}"
 
 
 def answering_merge(versions: Sequence[Version]) -> Version | None:
@@ -30,7 +25,7 @@ def running_merge(context: Context) -> Version | None:
     It is looked up in what the way's finished steps registered: what a step that was killed had left in the
     store is passed over.
     """
-    name = line_of(context, MERGED)
+    name = context.name_of(MERGED)
     return next((v for v in reversed(context.history) if v.name == name and v.origin == "fused"), None)
 
 
@@ -51,7 +46,7 @@ def register(
         recipe: how it is made again.
     """
     return context.store.register(
-        line_of(context, part),
+        context.name_of(part),
         state,
         base=context.adapted.base,
         origin="fused",

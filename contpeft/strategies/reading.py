@@ -13,14 +13,15 @@ In YAML::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from types import ModuleType
 from typing import Any, Final, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from contpeft.errors import ConfigError, NotFoundError, suggest
 from contpeft.spec import check_name
@@ -39,6 +40,7 @@ _ROOMS: Final[Mapping[str, ModuleType]] = {
     "answers": answers,
 }
 _PART, _RECIPE, _EACH = "part", "recipe", "each"
+_OPTIONAL: Final = ("penalty", "projection")
 
 
 def _classes(room: ModuleType) -> dict[str, type]:
@@ -68,12 +70,20 @@ def read_recipes(value: str | Mapping[str, Any]) -> dict[str, Recipe]:
         )
     (name, told), *_ = value.items()
     check_name(name, "strategy")
-    return {check_name(way, "strategy"): _recipe(way, each) for way, each in _expanded(name, told)}
+    found: dict[str, Recipe] = {}
+    for way, each in _expanded(name, told):
+        if check_name(way, "strategy") in found:
+            raise ConfigError(f"strategy {name!r}: two ways are called {way!r}; give each value once")
+        found[way] = _recipe(way, each)
+    return found
 
 
 def _expanded(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields one way for each choice of the values that are swept."""
     swept = list(_swept(told, ()))
+    for _, values in swept:
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"strategy {name!r}: {_EACH} is {values!r}; give a list of values")
     for chosen in product(*(values for _, values in swept)):
         way, each = name, told
         for (path, _), picked in zip(swept, chosen, strict=True):
@@ -81,7 +91,7 @@ def _expanded(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, Mapping
         yield way, each
 
 
-def _swept(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:
+def _swept(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     if not isinstance(value, Mapping):
         return
     if set(value) == {_EACH}:
@@ -101,28 +111,37 @@ def _recipe(way: str, told: Mapping[str, Any]) -> Recipe:
     if unknown:
         key = sorted(unknown)[0]
         raise ConfigError(f"strategy {way!r} has no part {key!r}{suggest(key, [_RECIPE, *_ROOMS])}")
-    start = find_recipe(told[_RECIPE]) if _RECIPE in told else Recipe()
+    start = find_recipe(_name(way, _RECIPE, told[_RECIPE])) if _RECIPE in told else Recipe()
     changes = {kind: _part(way, kind, told[kind], getattr(start, kind)) for kind in _ROOMS if kind in told}
     return replace(start, **changes)
 
 
 def _part(way: str, kind: str, told: Any, present: Any) -> Any:
     """Returns a part: another one where it is named, else the present one with fields changed."""
-    if told is None:
+    if told is None and kind in _OPTIONAL:
         return None
     if isinstance(told, str):
-        return _named(kind, told)()
+        return _made(way, kind, _named(kind, told), {}, {})
+    if told is None:
+        raise ConfigError(
+            f"strategy {way!r}: {kind} is None; a recipe can do without {' and '.join(_OPTIONAL)} alone"
+        )
     if not isinstance(told, Mapping):
         raise ConfigError(f"strategy {way!r}: {kind} is {told!r}; name a part, or give its fields")
     given = {key: value for key, value in told.items() if key != _PART}
     if _PART in told:
-        made = _named(kind, told[_PART])
+        made = _named(kind, _name(way, _PART, told[_PART]))
         return _made(way, kind, made, given, {})
     if present is None:
         raise ConfigError(f"strategy {way!r} has no {kind} to change; say which: {kind}: {{part: NAME, ...}}")
-    return _made(
-        way, kind, type(present), given, {each.name: getattr(present, each.name) for each in fields(present)}
-    )
+    own = {each.name: getattr(present, each.name) for each in fields(present)}
+    return _made(way, kind, type(present), given, own)
+
+
+def _name(way: str, key: str, told: Any) -> str:
+    if not isinstance(told, str):
+        raise ConfigError(f"strategy {way!r}: {key} is {told!r}; give one name")
+    return told
 
 
 def _named(kind: str, name: str) -> type:
@@ -131,27 +150,55 @@ def _named(kind: str, name: str) -> type:
     return PARTS[kind][name]
 
 
-def _made(way: str, kind: str, made: type, given: Mapping[str, Any], present: Mapping[str, Any]) -> Any:
+def _made(way: str, kind: str, made: type, given: dict[str, Any], present: dict[str, Any]) -> Any:
     hints = _hints(made)
     for key in given:
         if key not in hints:
             raise ConfigError(f"strategy {way!r}: {made.__name__} has no field {key!r}{suggest(key, hints)}")
+    lacking = [each.name for each in fields(made) if _required(each) and each.name not in present | given]
+    if lacking:
+        said = ", ".join(f"{name}: ..." for name in lacking)
+        raise ConfigError(
+            f"strategy {way!r}: {made.__name__} needs {', '.join(lacking)}; "
+            f"say it: {kind}: {{part: {made.__name__}, {said}}}"
+        )
     read = {
-        key: _value(way, kind, f"{made.__name__}.{key}", value, hints[key]) for key, value in given.items()
+        key: _field(way, kind, f"{made.__name__}.{key}", value, hints[key], present.get(key))
+        for key, value in given.items()
     }
     return made(**{**present, **read})
 
 
-def _value(way: str, kind: str, where: str, value: Any, hint: Any) -> Any:
-    if isinstance(value, Mapping) and _PART in value:
-        return _part(way, kind, value, None)
+def _required(each: Field[Any]) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
+
+
+def _field(way: str, kind: str, where: str, value: Any, hint: Any, present: Any) -> Any:
+    """Returns the value of a part's field, which may be parts in turn, of this kind or another."""
+    if _names_part(value):
+        return _part(way, _kind_of(_name(way, _PART, value[_PART]), kind), value, None)
+    if isinstance(value, Mapping) and any(type(present) in parts.values() for parts in PARTS.values()):
+        return _part(way, _kind_of(type(present).__name__, kind), value, present)
     if isinstance(value, list) and any(map(_names_part, value)):
-        return tuple(_part(way, kind, each, None) for each in value)
+        return tuple(_field(way, kind, where, each, hint, None) for each in value)
+    return _plain(way, where, value, hint)
+
+
+def _kind_of(name: str, outer: str) -> str:
+    """Returns the kind that a part of this name is of, that of the part around it if there are several."""
+    return next((kind for kind in (outer, *PARTS) if name in PARTS[kind]), outer)
+
+
+def _plain(way: str, where: str, value: Any, hint: Any) -> Any:
     try:
         return TypeAdapter(hint, config=ConfigDict(strict=False)).validate_python(value)
     except ValidationError as error:
         told = error.errors()[0]["msg"]
         raise ConfigError(f"strategy {way!r}: {where} refuses {value!r}: {told}") from error
+    except PydanticSchemaGenerationError as error:  # of an interface there are no plain values
+        raise ConfigError(
+            f"strategy {way!r}: {where} holds parts, not {value!r}; give each as {{part: NAME}}"
+        ) from error
 
 
 def _names_part(value: Any) -> bool:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from contpeft.spec import Scenario
+from contpeft.strategies.about import AN_ADAPTER
 from contpeft.strategies.catalogue import RecipeRow, recipe_rows
 from contpeft.strategies.measured import Measured, measured
 
@@ -80,14 +81,23 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
         and not row.joint
         and (facts.task_id or "task id" not in row.needs)
         and (facts.old_data or "old data" not in row.needs)
-        and not (facts.constant and "an adapter" in row.growth)
+        and not (facts.constant and AN_ADAPTER in row.growth)
     )
 
 
 def _advice(row: RecipeRow, scenario: Scenario, table: Sequence[Measured]) -> Advice:
     here = [each for each in table if each.scenario == scenario]
     joint = {each.stream: each.mean for each in here if each.way == "joint" and each.answer == "main"}
+<<<<<<< HEAD
     own = {stream: acc for stream in joint if (acc := _known_for(row.name, stream, here)) is not None}
+=======
+    answers: dict[str, dict[str, float]] = {}
+    for each in here:
+        if each.way == row.name and each.stream in joint:
+            answers.setdefault(each.stream, {})[each.answer] = each.mean
+    # A recipe without a main answer, such as the frozen bounds, is known for its best.
+    own = {stream: found.get("main", max(found.values())) for stream, found in answers.items()}
+>>>>>>> review1
     gap = 100 * fmean(own[stream] - joint[stream] for stream in own) if own else None
     return Advice(row.name, row.what, row.growth, gap, tuple(own))
 

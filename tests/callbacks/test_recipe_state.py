@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from callbacks_tiny import TinyModule, learn, quiet_trainer, same, task_loader
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from contpeft import AdapterCheckpoint, AdapterStore, ContinualAdapter
-from contpeft.strategies import Context, Recipe
+from contpeft import AdapterCheckpoint, AdapterStore, ContinualAdapter, Task
+from contpeft.strategies import Context, FromLast, Linear, Recipe, TrainingData
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,27 @@ def test_what_is_summed_up_survives_a_stop(store: AdapterStore, tmp_path: Path) 
         again = fit("broken", resume=checkpoint)
     assert torch.equal(again.context.working["travelled"], whole)
     assert same(dict(store.load("broken").tensors), dict(store.load("whole").tensors))
+
+
+class Readable(TinyModule):
+    """A module that can be asked for features, as recipes with heads of their own need it."""
+
+    def collate(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor(list(inputs))}
+
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
+        states: Tensor = self.model(input_ids=batch["input_ids"]).last_hidden_state
+        return states.mean(1)
+
+
+def test_one_head_grows_from_fit_to_fit_and_each_fit_draws_anew(store: AdapterStore) -> None:
+    module, recipe = Readable(dropout=0.0), Recipe(init=FromLast(), head=Linear(grow=True))
+    heads, seeds = [], []
+    for task in (Task("one", ("a", "b")), Task("two", ("c", "d"))):
+        data = TrainingData([[1, 2, 3], [4, 5, 6]], task.classes, task.name)
+        continual = ContinualAdapter(store, task, name="way", recipe=recipe, data=data)
+        learn(module, continual)
+        heads.append(continual.registered[0].head.classes)
+        seeds.append(continual.context.seed)
+    assert heads == [("a", "b"), ("a", "b", "c", "d")]
+    assert seeds == [0, 1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contpeft.adapters import Factors
-from contpeft.errors import UnsupportedError
+from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
 from contpeft.strategies import (
@@ -26,6 +26,7 @@ from contpeft.strategies import (
     Fisher,
     OutputSensitivity,
     PathIntegral,
+    SumPath,
     find_recipe,
 )
 from contpeft.strategies.consolidate.fisher import log_likelihood
@@ -373,3 +374,22 @@ def test_the_model_is_left_as_it_was(store: AdapterStore) -> None:
     assert [child.training for child in module.modules()] == modes
     assert all(p.grad is None for p in module.parameters())
     assert not any(child._forward_hooks for child in context.adapted.model.modules())
+
+
+@pytest.mark.parametrize(("of", "penalty"), [("update", Anchored()), ("factors", AnchoredUpdate())])
+def test_importances_of_something_else_are_refused(store: AdapterStore, of: Any, penalty: Any) -> None:
+    parent = find_recipe("sequential-local")
+    context = learnt(store, replace(parent, consolidate=Fisher(of=of)), tasks=1).started(1)
+    with pytest.raises(SpecError, match=r"^'fisher' remembers no importances of .*; give Fisher\(of="):
+        penalty.loss(context, None, None)
+
+
+@pytest.mark.parametrize("penalty", [Anchored("path", 50.0), None])
+def test_what_the_path_is_freed_of_is_the_pull_that_was_in_the_loss(
+    store: AdapterStore, penalty: Any
+) -> None:
+    """A recipe whose penalty alone was changed sums up as one that was told so in both places."""
+    changed = replace(find_recipe("si"), penalty=penalty)
+    learnt(store, changed, tasks=2, line="changed")
+    learnt(store, replace(changed, projection=SumPath(penalty)), tasks=2, line="told")
+    assert same(store.load("changed.path@2").tensors, store.load("told.path@2").tensors)

@@ -335,3 +335,14 @@ def test_a_fit_without_an_end_is_refused(store: AdapterStore, part: Any, named: 
 def test_an_average_of_nothing_trained_is_refused(store: AdapterStore) -> None:
     with pytest.raises(UnsupportedError, match="this recipe trains none"):
         KeepAverage().end(Way(store, LAE).started(0), None)
+
+
+@pytest.mark.parametrize(("made", "kept"), [("factors", "delta"), ("delta", "factors")])
+def test_an_average_that_was_made_in_another_space_is_refused(
+    store: AdapterStore, made: Any, kept: Any
+) -> None:
+    way = learnt(store, lae(Follow(0.6, space=made), keep=KeepAverage(kept)), tasks=1)
+    with pytest.raises(
+        SpecError, match=rf"no average in the space '{kept}'; give Follow and KeepAverage one"
+    ):
+        way.learn(1)

@@ -8,6 +8,7 @@ import pytest
 
 from contpeft.spec import SCENARIOS
 from contpeft.strategies import RECIPES
+from contpeft.strategies.about import AN_ADAPTER
 from contpeft.strategies.catalogue import part_rows, recipe_row, recipe_rows
 from contpeft.strategies.measured import Measured, measured
 from contpeft.strategies.recommend import Facts, recommend
@@ -40,6 +41,36 @@ def test_a_recipe_needs_what_its_parts_need() -> None:
     assert [part.name for part in row.parts if part.kind == "head"] == ["Cosine"]
 
 
+def test_no_two_recipes_are_told_alike() -> None:
+    rows = recipe_rows()
+    assert len({row.what for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_that_answers_with_all_its_adapters_says_that_it_keeps_them(name: str) -> None:
+    row = recipe_row(name)
+    reads_all = {"Stacked", "RouteByStatistics", "TheSurest", "MixByStatistics", "MixByArrow", "MergeAfter"}
+    if reads_all & {part.name for part in row.parts}:
+        assert AN_ADAPTER in row.growth
+
+
+@pytest.mark.parametrize("name", ["merge-ties-sequential", "sd-lora", "inflora", "gpm", "keeplora", "o-lora"])
+def test_adapters_that_add_up_are_no_constant_memory(name: str) -> None:
+    assert name not in {each.name for each in recommend(Facts(constant=True), table())}
+
+
+def test_a_recipe_is_made_of_parts_not_of_their_options() -> None:
+    def shown(name: str) -> list[str]:
+        return [part.name for part in recipe_row(name).parts]
+
+    assert shown("dualprompt") == ["Pooled", "Cosine", "NearKeys", "Freeze", "Latest"]
+    assert shown("fusion-per-task")[:2] == ["Fresh", "FuseAll"]
+    assert [part.name for part in recipe_row("si").parts if part.kind == "projection"] == ["SumPath"]
+    assert [part.name for part in recipe_row("osf").parts if part.kind == "projection"] == [
+        "OrthogonalSubspace"
+    ]
+
+
 def table() -> list[Measured]:
     def rows(stream: str, **acc: float) -> list[Measured]:
         return [Measured(stream, "class-incremental", way, "main", (value,)) for way, value in acc.items()]
@@ -64,6 +95,7 @@ def test_the_nearest_to_joint_training_comes_first() -> None:
     assert {each.gap for each in found[3:]} == {None}
 
 
+<<<<<<< HEAD
 def test_a_recipe_is_known_for_its_main_answer() -> None:
     main = Measured("one", "class-incremental", "sequential", "main", (0.5,))
     other = Measured("one", "class-incremental", "sequential", "before-merge", (0.7,))
@@ -71,6 +103,17 @@ def test_a_recipe_is_known_for_its_main_answer() -> None:
     for rows in ([joint, main, other], [joint, other, main]):
         (found,) = [each for each in recommend(Facts(), rows) if each.name == "sequential"]
         assert found.gap == pytest.approx(-40.0)
+=======
+@pytest.mark.parametrize("first", ["main", "online"])
+def test_the_main_answer_counts_wherever_it_stands(first: str) -> None:
+    own = {"main": 0.6, "online": 0.7}
+    rows = [
+        Measured("one", "class-incremental", "lae", name, (own[name],))
+        for name in sorted(own, key=lambda name: name != first)
+    ]
+    [lae] = [each for each in recommend(Facts(), [*table(), *rows]) if each.name == "lae"]
+    assert lae.gap == pytest.approx(-30.0)
+>>>>>>> review1
 
 
 def test_facts_rule_recipes_out() -> None:

@@ -16,7 +16,18 @@ from contpeft.adapters import competing
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Single
 from contpeft.store import AdapterStore
-from contpeft.strategies import Context, Distilled, FromLast, Linear, Own, Recipe, find_recipe
+from contpeft.strategies import (
+    Context,
+    Distilled,
+    FillBuffer,
+    FromLast,
+    Linear,
+    Own,
+    Plus,
+    Recipe,
+    Replay,
+    find_recipe,
+)
 
 LWF = find_recipe("lwf")
 
@@ -150,3 +161,18 @@ def test_heads_that_do_not_grow_are_refused(store: AdapterStore, head: Any) -> N
         match=r"^distilling needs one growing head, and that of way@1 does not go on in this one; use a rec",
     ):
         way.learn(1)
+
+
+def test_rows_that_are_replayed_do_not_take_the_batchs_place(store: AdapterStore) -> None:
+    """Both parts ask the model; what is distilled is the batch, whichever part comes first."""
+    way = learnt(store, replace(LWF, consolidate=FillBuffer()), tasks=1)
+    context = way.started(1)
+    context.adapted.head.train()
+    shake(context, scale=0.3)
+    found = []
+    for parts in ((Distilled(), Replay()), (Replay(), Distilled())):
+        context.working.clear()  # the same rows are drawn again
+        batch = batch_of(context) | {"labels": torch.zeros(4, dtype=torch.long)}
+        with context.listening():
+            found.append(Plus(parts).loss(context, batch, context.adapted.module(batch)).item())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

@@ -8,12 +8,14 @@ import pytest
 
 from contpeft.errors import ConfigError, NotFoundError, SpecError
 from contpeft.strategies import (
+    Anchored,
     Cosine,
     Each,
     FromLast,
     GatherStatistics,
     Recipe,
     Slow,
+    SumPath,
     find_recipe,
     recipe_digest,
 )
@@ -89,12 +91,50 @@ def test_a_part_is_taken_away() -> None:
         ),
         ({"x": {"head": 3}}, ConfigError, "strategy 'x': head is 3; name a part, or give its fields"),
         ({"a": {}, "b": {}}, ConfigError, "strategies: {'a': {}, 'b': {}} is neither a name nor one"),
+        (
+            {"x": {"consolidate": "Then"}},
+            ConfigError,
+            "strategy 'x': Then needs parts; say it: consolidate: {part: Then, parts: ...}",
+        ),
+        (
+            {"x": {"penalty": {"part": "Plus", "parts": ["Replay"]}}},
+            ConfigError,
+            "strategy 'x': Plus.parts holds parts, not ['Replay']; give each as {part: NAME}",
+        ),
+        (
+            {"x": {"recipe": "o-lora", "penalty": {"weight": {"each": 3}}}},
+            ConfigError,
+            "strategy 'x': each is 3; give a list of values",
+        ),
+        (
+            {"x": {"recipe": "o-lora", "penalty": {"weight": {"each": []}}}},
+            ConfigError,
+            "strategy 'x': each is []; give a list of values",
+        ),
+        (
+            {"x": {"recipe": "o-lora", "penalty": {"weight": {"each": [1, 1]}}}},
+            ConfigError,
+            "strategy 'x': two ways are called 'x-1'; give each value once",
+        ),
+        ({"x": {"recipe": ["ewc"]}}, ConfigError, "strategy 'x': recipe is ['ewc']; give one name"),
+        ({"x": {"init": {"part": ["a"]}}}, ConfigError, "strategy 'x': part is ['a']; give one name"),
+        ({"x": {"init": None}}, ConfigError, "strategy 'x': init is None; a recipe can do without "),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(told: dict, error: type, message: str) -> None:
     with pytest.raises(error) as caught:
         read_recipes(told)
     assert str(caught.value).startswith(message)
+
+
+def test_a_part_within_a_part_may_be_of_another_kind() -> None:
+    told = {"x": {"recipe": "si", "projection": {"part": "SumPath", "penalty": {"part": "Anchored"}}}}
+    assert read_recipes(told)["x"].projection == SumPath(Anchored())
+
+
+def test_a_part_within_a_part_is_changed_field_by_field() -> None:
+    told = {"x": {"recipe": "si", "projection": {"penalty": {"weight": 3.0}}}}
+    assert read_recipes(told)["x"].projection == SumPath(Anchored("path", 3.0))
 
 
 def test_names_of_ways_are_names() -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState, Single, Version
 from contpeft.store import Candidate
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.consolidate.merge_after import MergeAfter
 from contpeft.strategies.context import Context
 from contpeft.strategies.drift import accuracy_on
@@ -47,9 +47,7 @@ class BestMerge:
         SpecError: if there is no candidate.
     """
 
-    about: ClassVar[About] = About(
-        growth="the task's adapter; the merge holds its rank", needs=frozenset({"examples", "features"})
-    )
+    about: ClassVar[About] = About(growth=AN_ADAPTER, needs=frozenset({"examples", "features"}))
 
     candidates: tuple[MergeAfter, ...] = _USUAL
     by: Literal["interference", "rows"] = "interference"

@@ -30,6 +30,7 @@ class KeepAverage:
 
         Raises:
             UnsupportedError: if nothing was trained.
+            SpecError: if the average was made in another space.
         """
         if trained is None:
             raise UnsupportedError("a moving average follows an adapter, and this recipe trains none")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from contpeft.spec import Version
 from contpeft.store import Candidate, Request
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.merged import MERGED, register
 
@@ -31,7 +31,7 @@ class MergeAfter:
             version's recipe (``error``, ``energy_lost``).
     """
 
-    about: ClassVar[About] = About(growth="the task's adapter; the merge holds its rank")
+    about: ClassVar[About] = About(growth=AN_ADAPTER)
 
     rule: str = "average"
     parameters: Mapping[str, Any] = field(default_factory=dict)

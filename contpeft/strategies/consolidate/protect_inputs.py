@@ -24,7 +24,7 @@ class ProtectInputs:
     makes 0.95 few directions in models with a few large dimensions.
 
     Attributes:
-        share: of the energy that is kept at the first task.
+        share: of the energy that is kept; what it rises from where ``tasks`` says so.
         last: the share that is reached after ``tasks`` tasks.
         tasks: over how many the share rises from ``share`` to ``last``; 0 for a share that stays.
         energy: ``"cov2"`` sums up squared eigenvalues of the second moment, ``"cov"`` the eigenvalues.

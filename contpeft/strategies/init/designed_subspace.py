@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contpeft.adapters import freeze_down
 from contpeft.spec import Parent
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.init.on_top import OnTop
 from contpeft.strategies.subspaces import Protected, check_room, leading_rows, read_moments
@@ -38,6 +38,7 @@ class DesignedSubspace(OnTop):
 
     about: ClassVar[About] = About(
         paper="Liang and Li 2024, arXiv 2404.00228, section 3.2",
+        growth=AN_ADAPTER,
         needs=frozenset({"examples", "features", "lora"}),
     )
 

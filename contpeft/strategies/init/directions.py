@@ -10,7 +10,7 @@ import torch
 from contpeft.adapters import Directions, directions_of, learn_magnitudes, stored_factors
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec, Parent
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.init.from_last import FromLast
 
@@ -44,7 +44,7 @@ class ScaledDirections(FromLast):
 
     about: ClassVar[About] = About(
         paper="Wu et al. 2025, arXiv 2501.13198, section 4",
-        growth="r (d_in + d_out), all kept in every version",
+        growth=AN_ADAPTER,
         needs=frozenset({"lora"}),
     )
 

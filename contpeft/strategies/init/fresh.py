@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from contpeft.spec import Parent
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 
 __all__ = ["Fresh"]
@@ -16,7 +16,7 @@ __all__ = ["Fresh"]
 class Fresh:
     """A new adapter per task, each under a name of its own; attaching it changes no output."""
 
-    about: ClassVar[About] = About(growth="an adapter")
+    about: ClassVar[About] = About(growth=AN_ADAPTER)
 
     def trains(self, step: int) -> bool:
         """Every task has an adapter to train."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contpeft.spec import Parent
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.init.on_top import OnTop
 from contpeft.strategies.subspaces import Protected, Subspace, check_room
@@ -35,7 +35,9 @@ class OffProtected(OnTop):
     """
 
     about: ClassVar[About] = About(
-        paper="Saha et al. 2021, arXiv 2103.09762, section 4", needs=frozenset({"lora"})
+        paper="Saha et al. 2021, arXiv 2103.09762, section 4",
+        growth=AN_ADAPTER,
+        needs=frozenset({"lora"}),
     )
 
     strength: float = 1.0

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from contpeft.adapters import linear_weight, weight_gradients
 from contpeft.spec import Base, Parent
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.features import as_classifier, evaluating
 from contpeft.strategies.init.designed_subspace import freeze_rows, set_down
@@ -45,7 +45,9 @@ class ResidualGradient(OnTop):
     """
 
     about: ClassVar[About] = About(
-        paper="KeepLoRA 2026, arXiv 2601.19659", needs=frozenset({"examples", "features", "lora"})
+        paper="KeepLoRA 2026, arXiv 2601.19659",
+        growth=AN_ADAPTER,
+        needs=frozenset({"examples", "features", "lora"}),
     )
 
     principal: float = 0.5

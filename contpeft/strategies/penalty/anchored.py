@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from contpeft.errors import SpecError
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 
@@ -45,22 +46,33 @@ class Anchored:
     weight: float = 2000.0
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
-        """Returns the term, a scalar; None at the first task."""
+        """Returns the term, a scalar; None at the first task.
+
+        Raises:
+            SpecError: if what is remembered is of none of the parameters.
+        """
         anchors = self._anchors(context)
         if not anchors:
             return None
+        context.once(self._in_loss, lambda: self.weight)
         terms = [(each.importance * (each.parameter - each.value).square()).sum() for each in anchors]
         return self.weight / 2 * torch.stack(terms).sum()
 
     def pulls(self, context: Context, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the gradient of the term, ``weight * F (theta - theta*)``, by the names in the module.
 
+        The weight is the one with which the term is in the loss; where it is not there, nothing pulls.
+
         Args:
             context: the task at hand.
             at: the values at which it is asked for, by the same names.
         """
-        anchors = self._anchors(context)
-        return {each.name: self.weight * each.importance * (at[each.name] - each.value) for each in anchors}
+        anchors, weight = self._anchors(context), context.once(self._in_loss, lambda: 0.0)
+        return {each.name: weight * each.importance * (at[each.name] - each.value) for each in anchors}
+
+    @property
+    def _in_loss(self) -> str:
+        return f"weight of {self.memory} in the loss"
 
     def _anchors(self, context: Context) -> list[_Anchor]:
         return context.once(f"anchors of {self.memory}", lambda: self._found(context))
@@ -69,10 +81,16 @@ class Anchored:
         importances, attached = context.recall(self.memory), context.adapted.attachment
         if importances is None or context.previous is None or attached is None:
             return []
+        named = attached.named_parameters()
+        if not importances.tensors.keys() & named:
+            raise SpecError(
+                f"{self.memory!r} remembers no importances of the adapter's parameters; "
+                'give Fisher(of="factors") with Anchored, or AnchoredUpdate'
+            )
         places = {id(parameter): name for name, parameter in context.own_parameters.items()}
         values, device = context.previous[1].tensors, context.adapted.device
         return [
             _Anchor(places[id(parameter)], parameter, values[name].to(device), matters.to(device))
-            for name, parameter in attached.named_parameters().items()
+            for name, parameter in named.items()
             if (matters := importances.tensors.get(name)) is not None
         ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from contpeft.adapters import LiveFactors, stored_factors
+from contpeft.errors import SpecError
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
 
@@ -39,7 +40,11 @@ class AnchoredUpdate:
     weight: float = 2000.0
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
-        """Returns the term, a scalar; None at the first task."""
+        """Returns the term, a scalar; None at the first task.
+
+        Raises:
+            SpecError: if what is remembered is of anything else than updates.
+        """
         anchors = context.once(f"update anchors of {self.memory}", lambda: self._found(context))
         if not anchors:
             return None
@@ -50,6 +55,11 @@ class AnchoredUpdate:
         importances, live = context.recall(self.memory), context.factors(_PART)
         if importances is None or context.previous is None:
             return []
+        if not importances.tensors.keys() <= live.keys():
+            raise SpecError(
+                f"{self.memory!r} remembers no importances of the adapter's updates; "
+                'give Fisher(of="update") with AnchoredUpdate, or Anchored'
+            )
         last, device = stored_factors(context.previous[1], _PART), context.adapted.device
         return [
             (live[module], last[module].delta().to(device), matters.to(device))

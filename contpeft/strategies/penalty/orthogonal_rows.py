@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from contpeft.strategies.about import About
+from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.earlier import earlier_rows
 from contpeft.strategies.penalty.reduction import Reduction, reduced
@@ -41,7 +41,7 @@ class OrthogonalRows:
 
     about: ClassVar[About] = About(
         paper="Wang et al. 2023, arXiv 2310.14152, equation 7",
-        growth="r (d_in + d_out)",
+        growth=AN_ADAPTER,
         needs=frozenset({"lora"}),
     )
 

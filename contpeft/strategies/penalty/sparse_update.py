@@ -30,9 +30,7 @@ class SparseUpdate:
     """
 
     about: ClassVar[About] = About(
-        paper="Yang et al. 2024, arXiv 2410.10179, section 4",
-        growth="r (d_in + d_out)",
-        needs=frozenset({"lora"}),
+        paper="Yang et al. 2024, arXiv 2410.10179, section 4", needs=frozenset({"lora"})
     )
 
     weight: float = 10.0

@@ -27,7 +27,7 @@ class SumPath:
     that is an approximation, for the clipped sum of both is what can be seen here.
 
     Attributes:
-        penalty: the anchor in the loss, whose pull is taken off; None if there is none.
+        penalty: the anchor in the loss, whose pull is taken off with the weight it has there; None for none.
     """
 
     about: ClassVar[About] = About(paper="Zenke et al. 2017, arXiv 1703.04200, equation 3")

@@ -49,12 +49,24 @@ BOUNDS: dict[str, Recipe] = {
     "sequential": _SEQUENTIAL,
     "incremental-sum": _INCREMENTAL_SUM,
     "joint": _JOINT,
-    "frozen-heads-linear": replace(_HEADS, head=Linear(grow=True, local=True)),
-    "sequential-linear": replace(_SEQUENTIAL, head=Linear(grow=True)),
+    "frozen-heads-linear": replace(
+        _HEADS,
+        head=Linear(grow=True, local=True),
+        what="No adapter: an affine head per task, random at first, trained on the frozen features.",
+    ),
+    "sequential-linear": replace(
+        _SEQUENTIAL,
+        head=Linear(grow=True),
+        what="One adapter trained on and on with one growing affine head, its new rows random.",
+    ),
     "sequential-local": replace(
         _SEQUENTIAL,
         head=Cosine(grow=True, local=True),
         what="One adapter trained on and on, the loss over each task's own classes alone.",
     ),
-    "joint-linear": replace(_JOINT, head=Linear()),
+    "joint-linear": replace(
+        _JOINT,
+        head=Linear(),
+        what="All tasks at once, as joint, with an affine head that is random at first.",
+    ),
 }

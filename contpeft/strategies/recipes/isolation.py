@@ -29,7 +29,9 @@ _ISOLATED = _routed("lda", "by LDA on the frozen features", "Hayes and Kanan 202
 
 ISOLATION: dict[str, Recipe] = {
     "isolated": _ISOLATED,
-    "isolated-linear": replace(_ISOLATED, head=Linear()),
+    "isolated-linear": replace(
+        _ISOLATED, head=Linear(), what="As isolated, with affine heads that are random at first."
+    ),
     "isolated-prototype": _routed(
         "class-means", "by the nearest class mean of the frozen features", "Rebuffi et al. 2017, eq. 2"
     ),

@@ -54,7 +54,11 @@ _PROGRESSIVE = Recipe(
 
 PROMPTS: dict[str, Recipe] = {
     "coda-prompt": _CODA,
-    "coda-prompt-orthogonal": replace(_CODA, penalty=OrthogonalComponents(0.1)),
+    "coda-prompt-orthogonal": replace(
+        _CODA,
+        penalty=OrthogonalComponents(0.1),
+        what="As coda-prompt, and a penalty keeps components, keys and attention at right angles.",
+    ),
     "dualprompt": _DUAL,
     "l2p": _L2P,
     "progressive-prompts": _PROGRESSIVE,

@@ -45,7 +45,7 @@ def draw(context: Context, count: int, who: str) -> list[Row]:
 def scores_of(context: Context, rows: Sequence[Row]) -> Tensor:
     """Returns the scores ``(n, C)`` of rows, gradients flowing; all classes of the head compete."""
     adapted = context.adapted
-    with competing(adapted.head), _read(context, rows) as batch:
+    with context.unheard(), competing(adapted.head), _read(context, rows) as batch:
         scores: Tensor = adapted.module(batch)
     return scores
 

@@ -88,16 +88,7 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
 def _advice(row: RecipeRow, scenario: Scenario, table: Sequence[Measured]) -> Advice:
     here = [each for each in table if each.scenario == scenario]
     joint = {each.stream: each.mean for each in here if each.way == "joint" and each.answer == "main"}
-<<<<<<< HEAD
     own = {stream: acc for stream in joint if (acc := _known_for(row.name, stream, here)) is not None}
-=======
-    answers: dict[str, dict[str, float]] = {}
-    for each in here:
-        if each.way == row.name and each.stream in joint:
-            answers.setdefault(each.stream, {})[each.answer] = each.mean
-    # A recipe without a main answer, such as the frozen bounds, is known for its best.
-    own = {stream: found.get("main", max(found.values())) for stream, found in answers.items()}
->>>>>>> review1
     gap = 100 * fmean(own[stream] - joint[stream] for stream in own) if own else None
     return Advice(row.name, row.what, row.growth, gap, tuple(own))
 

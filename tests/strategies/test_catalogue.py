@@ -95,7 +95,6 @@ def test_the_nearest_to_joint_training_comes_first() -> None:
     assert {each.gap for each in found[3:]} == {None}
 
 
-<<<<<<< HEAD
 def test_a_recipe_is_known_for_its_main_answer() -> None:
     main = Measured("one", "class-incremental", "sequential", "main", (0.5,))
     other = Measured("one", "class-incremental", "sequential", "before-merge", (0.7,))
@@ -103,17 +102,6 @@ def test_a_recipe_is_known_for_its_main_answer() -> None:
     for rows in ([joint, main, other], [joint, other, main]):
         (found,) = [each for each in recommend(Facts(), rows) if each.name == "sequential"]
         assert found.gap == pytest.approx(-40.0)
-=======
-@pytest.mark.parametrize("first", ["main", "online"])
-def test_the_main_answer_counts_wherever_it_stands(first: str) -> None:
-    own = {"main": 0.6, "online": 0.7}
-    rows = [
-        Measured("one", "class-incremental", "lae", name, (own[name],))
-        for name in sorted(own, key=lambda name: name != first)
-    ]
-    [lae] = [each for each in recommend(Facts(), [*table(), *rows]) if each.name == "lae"]
-    assert lae.gap == pytest.approx(-30.0)
->>>>>>> review1
 
 
 def test_facts_rule_recipes_out() -> None:

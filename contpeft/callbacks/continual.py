@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from contpeft.adapters import AdaptedModel, AnySpec, FrozenPrefix, PrefixCache
-from contpeft.adapters.dynamics import Dynamics
+from contpeft.callbacks.fit import Fit
 from contpeft.callbacks.guards import (
     check_dtype,
     check_steps_taken,
@@ -32,6 +29,7 @@ from contpeft.callbacks.guards import (
     verify_optimizers,
 )
 from contpeft.callbacks.passes import in_two_passes
+from contpeft.callbacks.repeats import Repeats
 from contpeft.callbacks.shared import Patches, add_to_loss, as_store, on_rank_zero
 from contpeft.errors import IntegrityError, TrainingError, UnsupportedError
 from contpeft.spec import AdapterSpec, Task, Version, check_name
@@ -39,43 +37,6 @@ from contpeft.store import AdapterStore
 from contpeft.strategies import Context, Recipe, TrainingData, find_recipe
 
 __all__ = ["ContinualAdapter"]
-
-
-@dataclass
-class _Fit:
-    """What is known of one fit.
-
-    Attributes:
-        context: the task at hand; None until the adapter is attached.
-        lent: what ends the tap on the head, and the use of the prefix cache.
-        trainable: what the adapter and the head train.
-        dtype: of the base when the adapter was attached.
-        before: trainable parameters before the update that is to be corrected.
-        stepping: whether the optimizer has begun a step whose end was not seen yet.
-        steps: batches trained on, those before a resumption included.
-        seconds: time trained before a resumption.
-        started: when training started in this process; None until then.
-    """
-
-    context: Context | None = None
-    lent: ExitStack = field(default_factory=ExitStack)
-    trainable: list[nn.Parameter] = field(default_factory=list)
-    dtype: torch.dtype | None = None
-    before: dict[str, Tensor] | None = None
-    stepping: bool = False
-    steps: int = 0
-    seconds: float = 0.0
-    started: float | None = None
-
-    @property
-    def dynamics(self) -> Dynamics:
-        """What the adapter's method does around every step."""
-        attached = None if self.context is None else self.context.adapted.attachment
-        return Dynamics() if attached is None else attached.dynamics
-
-    def elapsed(self) -> float:
-        """Returns the seconds trained so far."""
-        return self.seconds + (0.0 if self.started is None else time.monotonic() - self.started)
 
 
 class ContinualAdapter(L.Callback):
@@ -107,6 +68,7 @@ class ContinualAdapter(L.Callback):
             the first layer alone, and the base be in eval mode.
         context: makes the context of the task from the model; replaces the one built from
             ``store``, ``task``, ``spec``, ``name`` and ``data`` (used by the sequence runner).
+        repeats: fits that need not be done again (used by the sequence runner).
 
     Attributes:
         registered: versions this callback's last fit registered, the adapter first; on every rank.
@@ -126,6 +88,7 @@ class ContinualAdapter(L.Callback):
         backbone_mode: Literal["eval", "train"] = "eval",
         prefix_cache: PrefixCache | int | str | None = None,
         context: Callable[[AdaptedModel], Context] | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.task = Task(task, ()) if isinstance(task, str) else task
         check_name(self.task.name, "task")
@@ -141,8 +104,9 @@ class ContinualAdapter(L.Callback):
             PrefixCache(prefix_cache) if isinstance(prefix_cache, int | str) else prefix_cache
         )
         self._make_context = context or self._own_context
+        self._repeats = repeats
         self._patches = Patches()
-        self._fit = _Fit()
+        self._fit = Fit()
         if prefix_cache is not None and backbone_mode == "train":
             raise UnsupportedError(
                 "a prefix cache keeps what the base computes, which dropout makes another one every time; "
@@ -193,7 +157,7 @@ class ContinualAdapter(L.Callback):
         """
         if stage != "fit":
             return
-        self._fit, self.registered = _Fit(), ()
+        self._fit, self.registered = Fit(), ()
         refuse_settings(trainer)
         if self.recipe.penalty is not None or self.recipe.projection is not None:
             refuse_manual(pl_module)
@@ -217,6 +181,8 @@ class ContinualAdapter(L.Callback):
         self._change_step(pl_module)
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
         self._set_mode(base_training=True)
+        if self._repeats is not None:
+            self._repeats.look(pl_module.trainer, self._fit.context, self.recipe)
 
     def _start(self, context: Context) -> None:
         """Attaches the adapter and puts the head in place, which may read the task's rows already."""
@@ -350,6 +316,9 @@ class ContinualAdapter(L.Callback):
             rank_zero_info("fast_dev_run trains a few batches: nothing is registered")
             return
         self._fit.dynamics.finish(trainer.global_step)
+        self._register_all(trainer)
+
+    def _register_all(self, trainer: L.Trainer) -> None:
         what = f"registering task {self.task.name!r}"
         self.registered = on_rank_zero(trainer, what, self._register)
 
@@ -368,12 +337,17 @@ class ContinualAdapter(L.Callback):
         return self.recipe.end(context, trained)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Registers what a checkpoint of a finished fit brought back; Lightning has nothing to train then.
+        """Registers what a checkpoint of a finished fit, or the same fit of before, has brought.
+
+        Lightning has nothing to train then.
 
         Raises:
             TrainingError: if nothing was trained at all.
         """
-        if self._fit.started is None:
+        if self._repeats is not None and self._repeats.same is not None:
+            self._fit.seconds = self._repeats.take(self.context, self._repeats.same)
+            self._register_all(trainer)
+        elif self._fit.started is None:
             self.on_train_end(trainer, pl_module)
 
     def on_exception(

@@ -88,9 +88,7 @@ class Measure:
         base, store = self.context.adapted.base, self.context.store
         reads = f"{self.reads}{among}{temperatures(effective, base, store)}"
         key = composition_key(effective, base, store.show, reads)
-        known = store.cached_score(
-            composition=key, data=data.test.digest(), protocol=protocol, metric=data.task.metric
-        )
+        known = self._known(key, data, protocol)
         if known is None:
             answered = answerer.predict(effective, data.test.inputs, data.test.digest(), among)
             value = _accuracy(answered, data)
@@ -140,14 +138,25 @@ class Measure:
 
     def _started(self, data: TaskData, step: int) -> Score:
         adapted = self.context.adapted
-        head = cast(ClassHead, adapted.head)
-        features = self.context.features.current(data.test.inputs, data.test.digest())
-        with torch.no_grad():
-            scores = head.forward(features.to(adapted.device)).cpu()
-        value = _accuracy(best_labels(scores, head.classes, data.classes, f"the head of {data.name}"), data)
         state = adapted.state() if adapted.active else None
         key = state_key(state, adapted.base, f"{self.reads}{data.classes}")
-        return self._score("main", step, data, "task_aware", value, key, kind="start")
+        known = self._known(key, data, "task_aware") if state is not None else None
+        value = self._at_start(data) if known is None else known.value
+        return self._score(
+            "main", step, data, "task_aware", value, key, kind="start", copied=known is not None
+        )
+
+    def _at_start(self, data: TaskData) -> float:
+        head = cast(ClassHead, self.context.adapted.head)
+        features = self.context.features.current(data.test.inputs, data.test.digest())
+        with torch.no_grad():
+            scores = head.forward(features.to(self.context.adapted.device)).cpu()
+        return _accuracy(best_labels(scores, head.classes, data.classes, f"the head of {data.name}"), data)
+
+    def _known(self, key: str, data: TaskData, protocol: Protocol) -> Score | None:
+        return self.context.store.cached_score(
+            composition=key, data=data.test.digest(), protocol=protocol, metric=data.task.metric
+        )
 
 
 class StartScores(L.Callback):
@@ -168,7 +177,7 @@ class StartScores(L.Callback):
         self._recipe = recipe
         self._data = data
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measures; at the first task there is nothing to transfer."""
         measure = self._measure()
         if measure.context.step > 0 and not self._recipe.joint:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as L
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
 from contpeft.callbacks import ContinualAdapter
+from contpeft.callbacks.repeats import Repeats
 from contpeft.digest import json_digest
 from contpeft.errors import ConfigError
 from contpeft.experiments.config import Experiment
@@ -77,6 +78,25 @@ class _Task:
     stage: int = 0
 
 
+@dataclass(frozen=True)
+class _Learnt:
+    """What came of one stage of a step.
+
+    Attributes:
+        context: the task at hand, the model with it.
+        versions: what was registered.
+        scores: what was measured before training.
+        fits: the adapter that was trained, by what the fit depended on.
+        spared: seconds of training that an equal fit had spent before.
+    """
+
+    context: Context
+    versions: tuple[Version, ...]
+    scores: Sequence[Score] = ()
+    fits: Mapping[str, str] = field(default_factory=dict)
+    spared: float = 0.0
+
+
 class _Sequence:
     """One experiment on its way through its stream."""
 
@@ -90,6 +110,7 @@ class _Sequence:
         size = experiment.prefix_cache
         self._prefix_cache = None if size is None else PrefixCache(size)
         self._done = 0
+        self._fits: dict[str, str] = {}
         for way, recipe in experiment.recipes.items():
             recipe.check_serves(self._stream.scenario, way)
         self._total = sum(
@@ -108,6 +129,7 @@ class _Sequence:
             tasks=[data.task for data in self._stream],
             scenario=self._stream.scenario,
         )
+        self._fits = {key: ref for step in self._store.steps(name) for key, ref in _fits_of(step).items()}
         status: Status = "interrupted"
         try:
             for way, recipe in self._experiment.recipes.items():
@@ -160,17 +182,19 @@ class _Sequence:
     def _run_step(self, step: _Task) -> tuple[Version, ...]:
         """Learns one task, measures, and writes it all down; returns what was registered."""
         started = time.monotonic()
-        registered: tuple[Version, ...] = ()
-        scores: list[Score] = []
+        learnt: list[_Learnt] = []
         for stage in self._stages(step):
             learn = self._train if stage.recipe.init.trains(stage.index) else self._observe
-            own = replace(stage, history=step.history + registered)
-            context, made, told = learn(own)
-            registered, scores = registered + made, scores + told
+            made = tuple(version for each in learnt for version in each.versions)
+            own = replace(stage, history=step.history + made)
+            learnt.append(learn(own))
         self._observer(replace(step.progress, phase="evaluate"))
+        context = learnt[-1].context
         with self._skipping(context.adapted):
-            answers = own.recipe.route(context, made)
-            scores += self._measure(step.way, context).after(step.index, answers)
+            answers = own.recipe.route(context, learnt[-1].versions)
+            measured = self._measure(step.way, context).after(step.index, answers)
+        registered = tuple(version for each in learnt for version in each.versions)
+        fits = {key: ref for each in learnt for key, ref in each.fits.items()}
         self._store.finish_step(
             self._experiment.name,
             step.way,
@@ -178,10 +202,11 @@ class _Sequence:
             task=step.data.name,
             answers=answers,
             versions=[version.ref for version in registered],
-            scores=scores,
-            seconds=time.monotonic() - started,
-            detail={"recipe": recipe_digest(step.recipe)},
+            scores=[*(score for each in learnt for score in each.scores), *measured],
+            seconds=time.monotonic() - started + sum(each.spared for each in learnt),
+            detail={"recipe": recipe_digest(step.recipe), "fits": fits},
         )
+        self._fits |= fits
         return registered
 
     def _stages(self, step: _Task) -> list[_Task]:
@@ -194,26 +219,28 @@ class _Sequence:
             done += self._batches(recipe, step.index, step.data)
         return stages
 
-    def _observe(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
+    def _observe(self, step: _Task) -> _Learnt:
         """Lets a recipe that trains nothing look at the task."""
         module, _ = self._fresh(step, [])
         context = self._context(step, AdaptedModel.of(module))
         with self._skipping(context.adapted):
             step.recipe.start(context)
-            return context, step.recipe.end(context, None), []
+            return _Learnt(context, step.recipe.end(context, None))
 
     def _skipping(self, adapted: AdaptedModel) -> AbstractContextManager[Any]:
         """Returns the block in which layers that no adapter changes compute each row once."""
         return nullcontext() if self._prefix_cache is None else FrozenPrefix(adapted, self._prefix_cache)
 
-    def _train(self, step: _Task) -> tuple[Context, tuple[Version, ...], list[Score]]:
-        """Trains an adapter for the task, with a fresh trainer."""
+    def _train(self, step: _Task) -> _Learnt:
+        """Trains an adapter for the task, with a fresh trainer, or takes that of an equal fit."""
+        repeats = Repeats(self._fits)
         continual = ContinualAdapter(
             self._store,
             step.data.task,
             recipe=step.recipe,
             prefix_cache=self._prefix_cache,
             context=lambda adapted: self._context(step, adapted),
+            repeats=repeats,
         )
         starts = StartScores(lambda: self._measure(step.way, continual.context), step.recipe, step.data)
         watch = ProgressCallback(self._observer, step.progress)
@@ -227,7 +254,10 @@ class _Sequence:
             if trainer.interrupted:  # Lightning has made an ordinary exit of the Ctrl-C
                 raise KeyboardInterrupt from error
             raise
-        return continual.context, continual.registered, starts.scores
+        made = continual.registered
+        fits = {} if repeats.key is None else {repeats.key: made[0].ref}
+        spared = 0.0 if repeats.same is None else repeats.same.seconds or 0.0
+        return _Learnt(continual.context, made, starts.scores, fits, spared)
 
     def _fresh(self, step: _Task, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
         """Returns a module and a trainer, with the random generators set for the step.
@@ -280,3 +310,9 @@ class _Sequence:
         reads = json_digest(self._experiment.identity().get("module"))
         experiment = self._experiment
         return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads)
+
+
+def _fits_of(step: Step) -> Mapping[str, str]:
+    """Returns the adapters a step has trained, by what their fits depended on."""
+    fits: Mapping[str, str] = step.detail.get("fits", {})
+    return fits

@@ -43,7 +43,7 @@ from contpeft.strategies.consolidate import (
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
-from contpeft.strategies.identity import composition_key, recipe_digest, state_key
+from contpeft.strategies.identity import composition_key, fit_key, recipe_digest, state_key
 from contpeft.strategies.init import (
     DesignedSubspace,
     FirstTask,
@@ -168,6 +168,7 @@ __all__ = [
     "composition_key",
     "evaluating",
     "find_recipe",
+    "fit_key",
     "recipe_digest",
     "state_key",
     "task_choice",

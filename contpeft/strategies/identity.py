@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
+
 from contpeft.adapters import tensor_items
 from contpeft.digest import json_digest, tensors_digest
-from contpeft.spec import AdapterState, Base, BaseModel, Single
+from contpeft.spec import AdapterState, Base, BaseModel, Single, Version
 from contpeft.spec.identity import composition_key, content_key, key_of
+from contpeft.strategies.context import Context
 from contpeft.strategies.recipe import Recipe
 
-__all__ = ["composition_key", "recipe_digest", "state_key"]
+__all__ = ["composition_key", "fit_key", "recipe_digest", "state_key"]
 
 
 def state_key(state: AdapterState | None, base: BaseModel, reads: str = "") -> str:
@@ -27,6 +30,31 @@ def state_key(state: AdapterState | None, base: BaseModel, reads: str = "") -> s
     fingerprint = tensors_digest(tensor_items(dict(state.tensors)))
     content = content_key(state.kind, state.config, fingerprint, state.head)
     return key_of(Single("state"), base, lambda _ref: content, reads)
+
+
+def fit_key(context: Context, recipe: Recipe) -> str | None:
+    """Returns the digest of what a fit that is about to start depends on, beside the trainer's settings.
+
+    Two fits with equal keys and settings end with equal weights, whatever is done with these afterwards.
+    What a penalty or a projection reads of earlier tasks is not followed, so recipes with one have no key.
+
+    Args:
+        context: the task at hand, its adapter and head in place.
+        recipe: how it is learnt.
+    """
+    if recipe.penalty is not None or recipe.projection is not None or context.data is None:
+        return None
+    adapted = context.adapted
+    made_from = [[each.role, _content(context.store.show(each.ref))] for each in context.parents]
+    drawn = tensors_digest(tensor_items({"torch": torch.get_rng_state()}))
+    start = state_key(context.state(recipe.head.classes(context)), adapted.base)
+    trained = sorted(name for name, p in adapted.module.named_parameters() if p.requires_grad)
+    how = [_plain(recipe.init), _plain(recipe.head), context.step, context.seed]
+    return json_digest([start, made_from, trained, context.data.digest, how, drawn])
+
+
+def _content(version: Version) -> str:
+    return content_key(version.kind, version.config, version.fingerprint, version.head)
 
 
 def recipe_digest(recipe: Recipe) -> str:

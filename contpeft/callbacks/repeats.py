@@ -1,0 +1,48 @@
+"""A fit that was done before is not done again: its result is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import lightning.pytorch as L
+
+from contpeft.spec import Version
+from contpeft.strategies import Context, Recipe, fit_key
+
+__all__ = ["Repeats"]
+
+
+@dataclass
+class Repeats:
+    """Fits with the settings of the one at hand, and whether it would only repeat one of them.
+
+    Ways that differ in what they do *after* a task (merge, route, gather statistics) train the same
+    adapters. Each fit starts from a state of weights, rows and random numbers; where two start from
+    the same, they end with the same.
+
+    Attributes:
+        known: ``name@n`` of what such fits registered, by :func:`~contpeft.strategies.fit_key`.
+        key: of the fit at hand, once it is attached; None where it cannot be told.
+        same: what the same fit has registered before; None if there was none.
+    """
+
+    known: Mapping[str, str]
+    key: str | None = None
+    same: Version | None = None
+
+    def look(self, trainer: L.Trainer, context: Context, recipe: Recipe) -> None:
+        """Lets the trainer take no step if this was trained before."""
+        self.key = fit_key(context, recipe)
+        ref = None if self.key is None else self.known.get(self.key)
+        if ref is not None:
+            self.same = context.store.show(ref)
+            trainer.fit_loop.max_epochs = 0
+
+    def take(self, context: Context, same: Version) -> float:
+        """Puts the weights of the same fit in place; returns the seconds it took."""
+        state = context.store.load(same.ref)
+        if context.adapted.attachment is not None:
+            context.adapted.attachment.load(state.adapter_tensors())
+        context.adapted.load_head(state)
+        return same.seconds or 0.0

@@ -2,9 +2,10 @@
 
 usage: python experiments/compare.py FILE... [--seeds 0,1,2] [--ways a,b] [--out build/results] [--publish]
 
-Every way of every FILE is run with every seed. What is finished is kept: by the store, where a run that was
-killed goes on, and by OUT, which gets one JSON file a stream with a record for each way, answer, protocol and
-seed. A record there is not measured again unless its way has become another recipe. From the records come
+Every way of every FILE is run with every seed; ways that train the same share it. What is finished is kept:
+by the store, where a run that was killed goes on, and by OUT, which gets one JSON file a stream with a record
+for each way, answer, protocol and seed. A record there is not measured again unless its way or the file's
+settings have become others. From the records come
 ``OUT/<stream>.md`` (a table a protocol) and ``OUT/<stream>.svg`` (ACC, the frozen bounds as lines), and with
 ``--publish`` the table that ``contpeft strategies recommend`` reads. A stream of texts whose folder is not
 there is left out, and told so.
@@ -24,7 +25,8 @@ import matplotlib.pyplot as plt
 from scipy.stats import t as student
 
 from contpeft.cli.quiet import quiet_libraries
-from contpeft.experiments import Experiment, load_experiment, run_experiment
+from contpeft.digest import json_digest
+from contpeft.experiments import Experiment, Progress, load_experiment, run_experiment
 from contpeft.experiments.report import RunResult, collect
 from contpeft.experiments.sources import LocalFolder
 from contpeft.store import AdapterStore
@@ -48,6 +50,7 @@ class Record:
         protocol: which classes could be answered.
         seed: the run's.
         recipe: digest of the recipe, so that a changed one is measured anew.
+        settings: digest of the other settings of the experiment, for the same end.
         numbers: the matrix in numbers, 0 to 1.
         seconds: of all its steps, training and measuring.
         parameters: trained and stored, the mean over tasks.
@@ -61,6 +64,7 @@ class Record:
     protocol: str
     seed: int
     recipe: str
+    settings: str
     numbers: dict[str, float | None]
     seconds: float
     parameters: float
@@ -75,9 +79,10 @@ class Results:
         told = json.loads(path.read_text()) if path.exists() else []
         self.records = [Record(**each) for each in told]
 
-    def has(self, way: str, seed: int, recipe: str) -> bool:
-        """Returns whether a way was measured as this recipe."""
-        return any((each.way, each.seed, each.recipe) == (way, seed, recipe) for each in self.records)
+    def has(self, way: str, seed: int, recipe: str, settings: str) -> bool:
+        """Returns whether a way was measured as this recipe, with these settings."""
+        wanted = (way, seed, recipe, settings)
+        return any((each.way, each.seed, each.recipe, each.settings) == wanted for each in self.records)
 
     def add(self, new: Iterable[Record]) -> None:
         """Puts records in the place of those of the same way and seed, and writes the file."""
@@ -116,28 +121,37 @@ def lacking(file: Path) -> str | None:
 
 
 def run_missing(file: Path, seed: int, told: argparse.Namespace) -> None:
-    """Runs the ways of one file with one seed that have no record yet."""
+    """Runs the ways of one file with one seed that have no record yet, in one run that shares their fits."""
     results = Results(told.out / f"{file.stem}.json")
-    plain = load_experiment(file)
-    for way, recipe in plain.recipes.items():
-        digest = recipe_digest(recipe)
-        if (told.ways and way not in told.ways) or results.has(way, seed, digest):
-            continue
-        print(f"{file.stem} seed {seed}: {way}", flush=True)
-        experiment = seeded(file, seed, way, told.store)
-        run_experiment(experiment)
-        found = collect(AdapterStore(experiment.store), experiment.name)
-        results.add(records(file.stem, found, way, digest))
+    experiment = seeded(file, seed, told.store)
+    settings = json_digest(experiment.identity() | {"name": file.stem, "seed": None})
+    digests = {way: recipe_digest(recipe) for way, recipe in experiment.recipes.items()}
+    missing = [
+        way
+        for way, digest in digests.items()
+        if way in (told.ways or digests) and not results.has(way, seed, digest, settings)
+    ]
+    if not missing:
+        return
+
+    def record_finished(at: Progress) -> None:
+        if at.phase == "start":
+            print(f"{file.stem} seed {seed}: {at.way}, {at.task}", flush=True)
+        if at.phase in ("finished", "kept") and at.step == at.steps - 1:
+            found = collect(AdapterStore(experiment.store), experiment.name)
+            results.add(records(file.stem, found, at.way, digests[at.way], settings))
+
+    run_experiment(experiment.only(*missing), record_finished)
 
 
-def seeded(file: Path, seed: int, way: str, store: Path) -> Experiment:
-    """Returns one way of a file with a seed, in a store of its own stream."""
-    entry = {"name": f"{file.stem}-seed{seed}", "seed": seed, "store": str(store / file.stem)}
-    loaded = load_experiment(file, entry)
-    return loaded.only(way)
+def seeded(file: Path, seed: int, store: Path) -> Experiment:
+    """Returns a file's experiment with a seed, in a store of its own stream."""
+    return load_experiment(
+        file, {"name": f"{file.stem}-seed{seed}", "seed": seed, "store": str(store / file.stem)}
+    )
 
 
-def records(stream: str, run: RunResult, way: str, recipe: str) -> list[Record]:
+def records(stream: str, run: RunResult, way: str, recipe: str, settings: str) -> list[Record]:
     """Returns a record for each answer and protocol of a way."""
     own = [row for row in run.lineage if row.way == way]
     tasks = len(run.tasks)
@@ -150,6 +164,7 @@ def records(stream: str, run: RunResult, way: str, recipe: str) -> list[Record]:
             protocol=protocol,
             seed=run.seed,
             recipe=recipe,
+            settings=settings,
             numbers={key: scored.summary.to_json()[key] for key in NUMBERS},
             seconds=round(each.seconds or 0.0, 1),
             parameters=sum(row.parameters for row in own) / tasks,

@@ -155,15 +155,18 @@ class Experiment:
         rate = None if told.get("optimizer") is not None else told.get("learning_rate")
         return None if rate is None else float(rate)
 
-    def only(self, way: str) -> Experiment:
-        """Returns the same with one of its ways alone.
+    def only(self, *ways: str) -> Experiment:
+        """Returns the same with some of its ways alone.
 
         Raises:
-            NotFoundError: if it has no way of that name.
+            NotFoundError: if it has no way of one of the names.
         """
-        if way not in self.recipes:
-            raise NotFoundError(f"experiment {self.name!r} has no way {way!r}{suggest(way, self.recipes)}")
-        return replace(self, recipes={way: self.recipes[way]})
+        for way in ways:
+            if way not in self.recipes:
+                raise NotFoundError(
+                    f"experiment {self.name!r} has no way {way!r}{suggest(way, self.recipes)}"
+                )
+        return replace(self, recipes={way: self.recipes[way] for way in ways})
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings every session of this run must share, defaults left out.

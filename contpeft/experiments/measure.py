@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor
 
 from contpeft.adapters import ClassHead
 from contpeft.experiments.tasks import TaskData, TaskStream
-from contpeft.spec import Base, Composition, Protocol, Score
+from contpeft.spec import Base, Composition, Concat, Part, Protocol, Score
 from contpeft.strategies import (
     Answerer,
     Context,
@@ -37,6 +38,8 @@ class Measure:
         way: name of the way.
         protocols: which protocols to measure.
         reads: names how inputs become batches; part of the key a score is cached under.
+        kept: scores of compositions on data, shared by the steps of a way: what is asked again after every
+            task, such as isolated adapters for their confidence, is computed once.
     """
 
     context: Context
@@ -45,6 +48,7 @@ class Measure:
     way: str
     protocols: Sequence[Protocol]
     reads: str
+    kept: dict[tuple[Part | Concat, str], tuple[Tensor, tuple[str, ...]]] = field(default_factory=dict)
 
     def after(self, step: int, answers: dict[str, Composition]) -> list[Score]:
         """Returns the scores of every answer on every task up to ``step``.
@@ -53,16 +57,15 @@ class Measure:
         says so. With the task known a routed composition is its own choice, which later tasks do
         not change, so isolated adapters cost one measurement a task.
         """
+        answerer = self._answerer()
         return [
             self._cell(answer, composition, step, group, protocol, answerer)
             for answer, composition in answers.items()
             for group in range(step + 1)
-            for answerer in [self._answerer()]
             for protocol in self.protocols
         ]
 
     def _answerer(self) -> Answerer:
-        """Returns what answers one task's rows: for all protocols from the same scores."""
         context = self.context
         base, store = context.adapted.base, context.store
         return Answerer(
@@ -70,7 +73,7 @@ class Measure:
             context.load,
             context.features,
             lambda part: temperature_of(part, base, store),
-            kept={},
+            kept=self.kept,
         )
 
     def _cell(

@@ -111,6 +111,7 @@ class _Sequence:
         self._prefix_cache = None if size is None else PrefixCache(size)
         self._done = 0
         self._fits: dict[str, str] = {}
+        self._scored: dict[Any, Any] = {}
         for way, recipe in experiment.recipes.items():
             recipe.check_serves(self._stream.scenario, way)
         self._total = sum(
@@ -156,6 +157,7 @@ class _Sequence:
     def _run_way(self, way: str, recipe: Recipe) -> None:
         finished = {step.step: step for step in self._store.steps(self._experiment.name, way)}
         self._check_same(way, recipe, finished.values())
+        self._scored.clear()
         history: tuple[Version, ...] = ()
         tasks = self._tasks(recipe)
         for place, (index, data) in enumerate(tasks):
@@ -309,7 +311,8 @@ class _Sequence:
     def _measure(self, way: str, context: Context) -> Measure:
         reads = json_digest(self._experiment.identity().get("module"))
         experiment = self._experiment
-        return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads)
+        kept = self._scored
+        return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads, kept)
 
 
 def _fits_of(step: Step) -> Mapping[str, str]:

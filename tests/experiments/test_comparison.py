@@ -34,7 +34,14 @@ orderings = script("orderings")
 
 
 def record(way: str, seed: int, acc: float, **keys: Any) -> Any:
-    told = dict(stream="s", scenario="class-incremental", answer="main", protocol="all_classes", recipe="r")
+    told = dict(
+        stream="s",
+        scenario="class-incremental",
+        answer="main",
+        protocol="all_classes",
+        recipe="r",
+        settings="x",
+    )
     numbers = {"acc": acc, "bwt": -0.1, "forgetting": 0.1, "learning_accuracy": None}
     sizes = dict(seconds=10.0, parameters=100.0, bytes=4000.0)
     return compare.Record(**{**told, **sizes, "way": way, "seed": seed, "numbers": numbers, **keys})
@@ -46,9 +53,10 @@ def test_records_are_kept_and_replaced(tmp_path: Path) -> None:
     results.add([record("a", 0, 0.7, recipe="new")])
     again = compare.Results(tmp_path / "s.json")
     assert [(each.way, each.numbers["acc"]) for each in again.records] == [("a", 0.7), ("b", 0.6)]
-    assert again.has("a", 0, "new")
-    assert not again.has("a", 0, "r")
-    assert not again.has("a", 1, "new")
+    assert again.has("a", 0, "new", "x")
+    assert not again.has("a", 0, "r", "x")
+    assert not again.has("a", 1, "new", "x")
+    assert not again.has("a", 0, "new", "y")
 
 
 def test_records_outlive_a_write_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from contpeft.adapters.folder import changed_modules, state_from_peft
 from contpeft.adapters.frozen_prefix import FrozenPrefix
 from contpeft.adapters.heads import ClassHead, CosineHead, LinearHead, build_head, check_head, head_state
 from contpeft.adapters.input_moments import InputMoments, input_moments
+from contpeft.adapters.layers import layer_features
 from contpeft.adapters.methods import check_spec, method_names
 from contpeft.adapters.mixed import Mixed
 from contpeft.adapters.model import AdaptedModel, AnySpec, Load
@@ -76,6 +77,7 @@ __all__ = [
     "freeze_down",
     "head_state",
     "input_moments",
+    "layer_features",
     "learn_magnitudes",
     "linear_weight",
     "live_factors",

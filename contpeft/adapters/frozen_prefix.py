@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
+from contpeft.adapters.layers import trunk_of
 from contpeft.adapters.model import AdaptedModel
 from contpeft.adapters.prefix_cache import PrefixCache
-from contpeft.adapters.trunk import Trunk
 from contpeft.errors import UnsupportedError
 
 __all__ = ["FrozenPrefix"]
@@ -45,12 +45,7 @@ class FrozenPrefix:
     """
 
     def __init__(self, adapted: AdaptedModel, cache: PrefixCache | None = None) -> None:
-        attachment = adapted.attachment
-        if attachment is None:
-            self._trunk = Trunk(adapted.model)
-        else:
-            with attachment.removed():
-                self._trunk = Trunk(adapted.model)
+        self._trunk = trunk_of(adapted)
         self.read: list[Tensor] = []
         self._cache = cache
         self._outer: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast
@@ -112,6 +112,32 @@ class Trunk:
         )
 
     @contextmanager
+    def watched(self, states: dict[int, Tensor]) -> Iterator[None]:
+        """Takes down what each layer that runs inside the block returns.
+
+        Args:
+            states: gets hidden states ``(B, T, d)`` by the number of the layer, from 0.
+        """
+
+        def taking(number: int, layer: nn.Module) -> Callable[..., Tensor]:
+            forward = layer.forward
+
+            def take(*args: Any, **options: Any) -> Tensor:
+                states[number] = forward(*args, **options)
+                return states[number]
+
+            return take
+
+        with _computing_by({layer: taking(number, layer) for number, layer in enumerate(self.layers)}):
+            yield
+
+    @contextmanager
+    def unskipped(self) -> Iterator[None]:
+        """Lets calls of the model inside the block run all layers, whatever skips some outside it."""
+        with _computing_by({self.module: partial(type(self.module).forward, self.module)}):
+            yield
+
+    @contextmanager
     def entered(self, depth: int, states: Tensor) -> Iterator[None]:
         """Lets calls of the model inside the block go on from hidden states ``(B, T, d)``, whoever calls it.
 
@@ -126,9 +152,8 @@ class Trunk:
         def pass_on(hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
             return hidden_states
 
-        whole = partial(type(self.module).forward, self.module)
         below = {self._embeddings: embed} | dict.fromkeys(self.layers[:depth], pass_on)
-        with _computing_by({self.module: whole, **below}):
+        with self.unskipped(), _computing_by(below):
             yield
 
     def _prints_below(self) -> _Print:

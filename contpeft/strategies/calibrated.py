@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from contpeft.spec import Arrow, BaseModel, Composition, Mix, Parallel, Part, Surest
+from contpeft.spec import Arrow, BaseModel, Composition, Concat, Mix, Parallel, Part, Surest
 from contpeft.spec.identity import calibration_key
 from contpeft.store import AdapterStore
 
@@ -18,7 +18,7 @@ TEMPERATURE: Final = "temperature"
 """The metric under which temperatures are kept."""
 
 
-def temperature_of(part: Part, base: BaseModel, store: AdapterStore) -> float | None:
+def temperature_of(part: Part | Concat, base: BaseModel, store: AdapterStore) -> float | None:
     """Returns what the scores of a part are to be divided by: its newest temperature; None if it has none.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from contpeft.adapters import AdaptedModel, Load
+from contpeft.adapters import AdaptedModel, Load, layer_features
 from contpeft.errors import UnsupportedError
-from contpeft.spec import Base, Part
+from contpeft.spec import Base, Layers, Part, View
 from contpeft.spec.identity import composition_key
 
 __all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating", "on_device"]
@@ -108,8 +108,8 @@ class Features:
         with self._adapted.applied(Base()):
             return self.current(inputs, digest)
 
-    def through(self, parts: Sequence[Base | Part], load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
-        """Returns the features of several compositions side by side, ``(n, sum of d)``, on the CPU.
+    def through(self, parts: Sequence[View], load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
+        """Returns the features of several views side by side, ``(n, sum of d)``, on the CPU.
 
         Args:
             parts: what computes them; each is asked once per digest.
@@ -126,12 +126,24 @@ class Features:
         ]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
-    def _by(self, part: Part, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
-        key = (composition_key(part, self._adapted.base, lambda ref: load(ref)[0]), digest)
+    def _by(self, part: Part | Layers, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
+        whole = part.of if isinstance(part, Layers) else part
+        refs = composition_key(whole, self._adapted.base, lambda ref: load(ref)[0])
+        key = (f"{refs} {part.last} layers" if isinstance(part, Layers) else refs, digest)
         if key not in self._cache:
-            with self._adapted.applied(part, load):
-                self._cache[key] = self.current(inputs)
+            with self._adapted.applied(whole, load):
+                self._cache[key] = self._layers(inputs, part.last if isinstance(part, Layers) else 1)
         return self._cache[key]
+
+    def _layers(self, inputs: Sequence[Any], count: int) -> Tensor:
+        if count == 1:
+            return self.current(inputs)
+        classifier = as_classifier(self._adapted.module, "encoding features of several layers")
+
+        def encode(batch: Any) -> Tensor:
+            return layer_features(self._adapted, lambda: classifier.encode(batch), count)
+
+        return self._map(encode, inputs)
 
     def scores(self, inputs: Sequence[Any]) -> Tensor:
         """Returns the scores ``(n, C)`` of the model and head as they stand, on the CPU."""

@@ -54,7 +54,7 @@ class Answerer:
         adapted: AdaptedModel,
         load: Load,
         features: Features,
-        temperature: Callable[[Part], float | None] = lambda _part: None,
+        temperature: Callable[[Part | Concat], float | None] = lambda _part: None,
         kept: dict[tuple[Part | Concat, str], Scored] | None = None,
     ) -> None:
         self._adapted = adapted
@@ -238,6 +238,6 @@ def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | N
 
 def task_choice(composition: Composition, group: int) -> Composition:
     """Returns what answers when the task is known: its own choice among several, else the composition."""
-    if isinstance(composition, Parallel) and composition.by == "max":
+    if isinstance(composition, Parallel) and composition.by != "mean":
         return composition
     return composition.choices[group] if isinstance(composition, Choices) else composition

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contpeft.adapters import Load, StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Part
+from contpeft.spec import View
 from contpeft.strategies.over import read_by
 
 __all__ = ["Judged", "Rejection", "fits", "threshold"]
@@ -73,7 +73,7 @@ class Rejection:
         return cls(head, kept.tensors["thresholds"])
 
     @property
-    def reads(self) -> tuple[Base | Part, ...]:
+    def reads(self) -> tuple[View, ...]:
         """The compositions whose features it judges; see :meth:`Features.through`."""
         return read_by(self._head)
 

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from contpeft.errors import SpecError
+
 __all__ = ["joined_probabilities", "likeliest", "sureness"]
 
 
@@ -41,7 +43,7 @@ def joined_probabilities(
     told: Sequence[tuple[Tensor, Sequence[str]]],
     temperatures: Sequence[float],
     weights: Tensor | None = None,
-    by: Literal["mean", "max"] = "mean",
+    by: Literal["mean", "max", "product"] = "mean",
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Returns one probability for each label that any head knows, and the labels.
 
@@ -49,8 +51,14 @@ def joined_probabilities(
         told: of each head its scores ``(n, C)`` and labels.
         temperatures: of each head.
         weights: ``(n, len(told))``, what each head counts for each row; None where all count the same.
-        by: without weights, the mean over the heads that know a label, or the highest of theirs.
+        by: without weights, the mean over the heads that know a label, or the highest of theirs; or their
+            product, scaled to sum to 1, of heads that all know the same labels.
+
+    Raises:
+        SpecError: if heads whose probabilities are multiplied know different labels.
     """
+    if by == "product":
+        return _multiplied(told, temperatures)
     found: dict[str, list[Tensor]] = {}
     for index, ((scores, labels), temperature) in enumerate(zip(told, temperatures, strict=True)):
         probabilities = (scores.double() / temperature).softmax(1)
@@ -64,3 +72,16 @@ def joined_probabilities(
     else:
         joined = [each.amax(0) if by == "max" else each.mean(0) for each in stacked]
     return torch.stack(joined, 1), tuple(found)
+
+
+def _multiplied(
+    told: Sequence[tuple[Tensor, Sequence[str]]], temperatures: Sequence[float]
+) -> tuple[Tensor, tuple[str, ...]]:
+    labels = tuple(told[0][1])
+    total = torch.zeros(told[0][0].shape, dtype=torch.float64)
+    for (scores, own), temperature in zip(told, temperatures, strict=True):
+        if sorted(own) != sorted(labels):
+            raise SpecError("probabilities can be multiplied where every head knows the same labels")
+        columns = [list(own).index(label) for label in labels]
+        total += (scores.double() / temperature).log_softmax(1)[:, columns]
+    return total.softmax(1), labels

@@ -1,7 +1,7 @@
 """How versions answer together, as a value with a digest."""
 
 from contpeft.spec.composition.choices import Parallel, Route, Surest
-from contpeft.spec.composition.concat import Concat
+from contpeft.spec.composition.concat import Concat, Layers, View
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum, average
 from contpeft.spec.composition.reading import (
@@ -19,6 +19,7 @@ __all__ = [
     "Concat",
     "Drop",
     "Fuse",
+    "Layers",
     "Mix",
     "Parallel",
     "Part",
@@ -27,6 +28,7 @@ __all__ = [
     "Stack",
     "Sum",
     "Surest",
+    "View",
     "average",
     "composition_from_json",
     "features_from_json",

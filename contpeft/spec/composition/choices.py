@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from contpeft.errors import SpecError, suggest
+from contpeft.spec.composition.concat import Concat
 from contpeft.spec.composition.parts import Part
 from contpeft.spec.composition.value import Value
 
 __all__ = ["Parallel", "Route", "Surest"]
 
-_By = Literal["mean", "max"]
+_By = Literal["mean", "max", "product"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,16 @@ class Parallel(Value):
 
     A label's score is the mean of its probabilities over the choices whose head knows it. So heads over the
     same labels are an ensemble, and of heads over different ones the surest answers. With ``by="max"`` it is
-    the largest of them, and the choices are no experts of a task each: all answer where the task is known.
+    the largest of them, with ``by="product"`` their product (Hinton 2002, "Training Products of Experts by
+    Minimizing Contrastive Divergence"), over labels that all know. The choices are then no experts of a task
+    each: all answer where the task is known.
 
     Attributes:
         choices: what answers; with ``by="mean"``, choice ``k`` serves task ``k`` where the task is known.
         by: how the probabilities of a label are put together.
     """
 
-    choices: tuple[Part, ...]
+    choices: tuple[Part | Concat, ...]
     by: _By = "mean"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A composition of features: several parts side by side, one head over all."""
+"""Compositions of features: several views of an input side by side, one head over all."""
 
 from __future__ import annotations
 
@@ -9,19 +9,54 @@ from contpeft.errors import SpecError
 from contpeft.spec.composition.parts import Base, Part
 from contpeft.spec.composition.value import Value
 
-__all__ = ["Concat"]
+__all__ = ["Concat", "Layers", "View"]
+
+
+@dataclass(frozen=True)
+class Layers(Value):
+    """The features of the last layers of an encoder, each of unit length, side by side.
+
+    What pools the last layer's states pools those of the others.
+
+    Attributes:
+        of: whose: the bare base, or what one head answers for.
+        last: how many layers, from the top; all of a model that has no more.
+    """
+
+    of: Base | Part
+    last: int
+
+    def __post_init__(self) -> None:
+        """Raises :class:`SpecError` for less than one layer."""
+        if self.last < 1:
+            raise SpecError(f"there are no features of {self.last} layers; give 1 or more")
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this view needs."""
+        return self.of.refs()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the view as JSON."""
+        return {"type": "layers", "of": self.of.to_json(), "last": self.last}
+
+    def __str__(self) -> str:
+        return f"last {self.last} layers of {self.of}"
+
+
+View = Base | Part | Layers
+"""What computes features of an input."""
 
 
 @dataclass(frozen=True)
 class Concat(Value):
-    """The features of several parts side by side, scored by class statistics of just these.
+    """The features of several views side by side, scored by class statistics of just these.
 
     Attributes:
         parts: what computes features; the bare base may be among them.
         head: the statistics.
     """
 
-    parts: tuple[Base | Part, ...]
+    parts: tuple[View, ...]
     head: str
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from contpeft.errors import SpecError, suggest
 from contpeft.spec.composition.choices import Parallel, Route, Surest
-from contpeft.spec.composition.concat import Concat
+from contpeft.spec.composition.concat import Concat, Layers, View
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum
 
@@ -49,13 +49,24 @@ def _single(value: Mapping[str, Any]) -> Single:
     return part
 
 
-def features_from_json(value: Mapping[str, Any]) -> Base | Part:
-    """Returns what computes features, from its JSON: the bare base, or what one head answers for.
+def features_from_json(value: Mapping[str, Any]) -> View:
+    """Returns what computes features, from its JSON: the bare base, or what one head answers for, or layers.
 
     Raises:
         SpecError: if it is something else.
     """
+    if value.get("type") == "layers":
+        return Layers(_whole(value["of"]), int(value["last"]))
+    return _whole(value)
+
+
+def _whole(value: Mapping[str, Any]) -> Base | Part:
     return Base() if value.get("type") == "base" else _part(value)
+
+
+def _answered(value: Mapping[str, Any]) -> Part | Concat:
+    found = composition_from_json(value)
+    return found if isinstance(found, Concat) else _part(value)
 
 
 def _parts(values: list[Mapping[str, Any]]) -> tuple[Part, ...]:
@@ -73,7 +84,7 @@ _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Composition]]] = {
     "mix": lambda value: Mix(
         value["router"], tuple(map(_single, value["choices"])), value["top"], value["temperature"]
     ),
-    "parallel": lambda value: Parallel(_parts(value["choices"]), value.get("by", "mean")),
+    "parallel": lambda value: Parallel(tuple(map(_answered, value["choices"])), value.get("by", "mean")),
     "route": lambda value: Route(value["router"], _parts(value["choices"])),
     "single": lambda value: Single(value["ref"], value.get("head")),
     "stack": lambda value: Stack(_parts(value["parts"]), value.get("head")),

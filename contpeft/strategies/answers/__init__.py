@@ -1,7 +1,12 @@
 """Parts: which compositions answer after a task."""
 
 from contpeft.strategies.answers.averaged import Averaged, WithAverage
-from contpeft.strategies.answers.by_statistics import ByStatistics, Classify, RouteByStatistics
+from contpeft.strategies.answers.by_statistics import (
+    ByStatistics,
+    Classify,
+    ClassifyTogether,
+    RouteByStatistics,
+)
 from contpeft.strategies.answers.by_task import ByTask
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.merged import Merged
@@ -14,6 +19,7 @@ __all__ = [
     "ByStatistics",
     "ByTask",
     "Classify",
+    "ClassifyTogether",
     "Latest",
     "Merged",
     "MixByArrow",

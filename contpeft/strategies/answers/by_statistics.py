@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contpeft.spec import Composition, Route, Single, Version
+from contpeft.spec import Composition, Parallel, Route, Single, Version
 from contpeft.strategies.context import Context
 from contpeft.strategies.over import answering
 
-__all__ = ["ByStatistics", "Classify", "RouteByStatistics", "statistics_of"]
+__all__ = ["ByStatistics", "Classify", "ClassifyTogether", "RouteByStatistics", "statistics_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,21 @@ class Classify:
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns the statistics with the features they stand over."""
         return {"main": answering(statistics_of(registered, self.rule))}
+
+
+@dataclass(frozen=True)
+class ClassifyTogether:
+    """All class statistics of the task answer together: the product of their probabilities.
+
+    Heads over different features err on different rows (Hinton 2002, products of experts).
+    """
+
+    def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
+        """Returns them together as the main answer; with several, each alone beside it, by its name."""
+        found = {v.name.rsplit(".", 1)[-1]: answering(v) for v in registered if v.kind == "statistics"}
+        if len(found) == 1:
+            return {"main": next(iter(found.values()))}
+        return {"main": Parallel(tuple(found.values()), by="product"), **found}
 
 
 @dataclass(frozen=True)

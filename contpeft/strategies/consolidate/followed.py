@@ -55,7 +55,7 @@ class FollowStatistics(OverNamed):
         data, now, last = self.data(context), self.features(context), self.last(context, self.rule)
         statistics = ClassStatistics() if last is None else ClassStatistics.from_stored(*last)
         if last is not None:
-            before = sources(self.over, context.adapters)
+            before = sources(self.over, context.adapters, self.layers)
             read = context.features.through(before, context.load, data.inputs, data.digest)
             statistics.follow(Drift.between(read, now, self.drift_ridge))
         statistics.update(now, data.labels, group=context.step)

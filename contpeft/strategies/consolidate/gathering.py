@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from contpeft.spec import AdapterState, Base, HeadSpec, Parent, Part, Version
+from contpeft.spec import AdapterState, HeadSpec, Parent, Version, View
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.over import Over, sources, told_json
 
@@ -21,7 +21,7 @@ class Gathering(ABC):
     """Statistics of features, kept as versions that go on from task to task."""
 
     @abstractmethod
-    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+    def parts(self, context: Context) -> tuple[View, ...]:
         """Returns what computes the features."""
 
     def data(self, context: Context) -> TrainingData:
@@ -88,14 +88,17 @@ class OverNamed(Gathering):
     Attributes:
         over: whose features; ``"first"`` and ``"last"`` for those tasks' adapters, with ``"+base"`` beside
             the bare base's. What is trained on moves its features: see :class:`FollowStatistics`.
+        layers: of how many layers, from the top.
     """
 
     over: Over = field(default="base", kw_only=True)
+    layers: int = field(default=1, kw_only=True)
 
-    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+    def parts(self, context: Context) -> tuple[View, ...]:
         """Returns what computes the features."""
-        return sources(self.over, context.adapters_with(context.registered))
+        return sources(self.over, context.adapters_with(context.registered), self.layers)
 
     def called(self, rule: str) -> str:
-        """Returns the rule, and whose features where they are not the base's."""
-        return rule if self.over == "base" else f"{rule}-{self.over.replace('+', '-and-')}"
+        """Returns the rule, and whose features where they are not those of the base's last layer."""
+        whose = "" if self.over == "base" else f"-{self.over.replace('+', '-and-')}"
+        return f"{rule}{whose}" if self.layers == 1 else f"{rule}{whose}-{self.layers}-layers"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from contpeft.adapters import SubspacePrototypes
-from contpeft.spec import Base, Part, Single, Version
+from contpeft.spec import Single, Version, View
 from contpeft.strategies.about import About
 from contpeft.strategies.consolidate.gathering import Gathering
 from contpeft.strategies.context import Context
@@ -32,7 +32,7 @@ class GatherSubspaces(Gathering):
 
     share: float = 0.1
 
-    def parts(self, context: Context) -> tuple[Base | Part, ...]:
+    def parts(self, context: Context) -> tuple[View, ...]:
         """Returns every adapter so far."""
         return tuple(Single(version.ref) for version in context.adapters_with(context.registered))
 

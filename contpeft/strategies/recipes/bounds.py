@@ -19,6 +19,12 @@ _FROZEN = Recipe(
     what="No adapter: class means and streaming LDA on the frozen features; the bound to beat.",
     paper="Zhou et al. 2023, arXiv 2303.07338; Hayes and Kanan 2020, CVPR workshops",
 )
+_FROZEN_LAYERS = replace(
+    _FROZEN,
+    consolidate=GatherStatistics(rules=("lda",), shrinkage=0.2, layers=4),
+    what="No adapter: streaming LDA on the frozen features of the last four layers, a stronger bound.",
+    paper="Hayes and Kanan 2020, CVPR workshops",
+)
 _HEADS = Recipe(
     init=HeadOnly(),
     head=Cosine(grow=True, local=True),
@@ -45,6 +51,7 @@ _JOINT = Recipe(
 
 BOUNDS: dict[str, Recipe] = {
     "frozen": _FROZEN,
+    "frozen-layers": _FROZEN_LAYERS,
     "frozen-heads": _HEADS,
     "sequential": _SEQUENTIAL,
     "incremental-sum": _INCREMENTAL_SUM,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from contpeft.strategies.answers import Classify
-from contpeft.strategies.consolidate import FollowStatistics
+from contpeft.strategies.answers import Classify, ClassifyTogether
+from contpeft.strategies.consolidate import FollowStatistics, GatherStatistics, Then
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import FromLast
 from contpeft.strategies.recipe import Recipe
@@ -27,5 +27,16 @@ DRIFT: dict[str, Recipe] = {
         _DRIFT_LDA,
         consolidate=FollowStatistics(over="last+base"),
         what="One adapter trained on and on; LDA of its features beside the base's, taken along.",
+    ),
+    "drift-layers": replace(
+        _DRIFT_LDA,
+        consolidate=Then(
+            (
+                FollowStatistics(layers=2),
+                GatherStatistics(rules=("lda",), shrinkage=0.2, layers=4),
+            )
+        ),
+        answers=ClassifyTogether(),
+        what="As drift-lda over two layers, times LDA of four frozen ones: a product of experts.",
     ),
 }

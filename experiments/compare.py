@@ -28,13 +28,20 @@ from contpeft.cli.quiet import quiet_libraries
 from contpeft.digest import json_digest
 from contpeft.experiments import Experiment, Progress, load_experiment, run_experiment
 from contpeft.experiments.report import RunResult, collect
+from contpeft.experiments.report.result import ProtocolResult
 from contpeft.experiments.sources import LocalFolder
 from contpeft.store import AdapterStore
 from contpeft.strategies.identity import recipe_digest
 from contpeft.strategies.measured import Measured
 
 PACKAGED = Path("contpeft/strategies/measured.json")
-NUMBERS = {"acc": "ACC", "bwt": "BWT", "forgetting": "forgetting", "learning_accuracy": "LA"}
+NUMBERS = {
+    "acc": "ACC",
+    "bwt": "BWT",
+    "forgetting": "forgetting",
+    "learning_accuracy": "LA",
+    "task_hits": "task hits",
+}
 HEADLINE = {"task-incremental": "task_aware"}
 
 
@@ -51,7 +58,7 @@ class Record:
         seed: the run's.
         recipe: digest of the recipe, so that a changed one is measured anew.
         settings: digest of the other settings of the experiment, for the same end.
-        numbers: the matrix in numbers, 0 to 1.
+        numbers: the matrix in numbers, 0 to 1, and how often the task was inferred rightly.
         seconds: of all its steps, training and measuring.
         parameters: trained and stored, the mean over tasks.
         bytes: stored, the mean over tasks.
@@ -165,7 +172,7 @@ def records(stream: str, run: RunResult, way: str, recipe: str, settings: str) -
             seed=run.seed,
             recipe=recipe,
             settings=settings,
-            numbers={key: scored.summary.to_json()[key] for key in NUMBERS},
+            numbers=numbers_of(scored),
             seconds=round(each.seconds or 0.0, 1),
             parameters=sum(row.parameters for row in own) / tasks,
             bytes=sum(row.bytes for row in own) / tasks,
@@ -174,6 +181,12 @@ def records(stream: str, run: RunResult, way: str, recipe: str, settings: str) -
         if each.way == way
         for protocol, scored in each.protocols.items()
     ]
+
+
+def numbers_of(scored: ProtocolResult) -> dict[str, float | None]:
+    """Returns the numbers that tables show."""
+    told = scored.summary.to_json() | {"task_hits": scored.task_hits}
+    return {key: told[key] for key in NUMBERS}
 
 
 def order_of(file: Path) -> list[str]:
@@ -243,7 +256,7 @@ def row(key: tuple[str, str], chosen: Sequence[Record]) -> str:
     """Returns one line of a table: means over seeds, with the 95 % interval where there are several."""
     cells = [label(key)]
     for number in NUMBERS:
-        values = [value for each in chosen if (value := each.numbers[number]) is not None]
+        values = [value for each in chosen if (value := each.numbers.get(number)) is not None]
         cells.append(shown(values))
     cells.append(f"{fmean(each.parameters for each in chosen):,.0f}")
     cells.append(f"{fmean(each.bytes for each in chosen) / 1000:,.0f}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contpeft.adapters import ClassHead
 from contpeft.experiments.tasks import TaskData, TaskStream
-from contpeft.spec import Base, Composition, Concat, Part, Protocol, Score
+from contpeft.spec import TASK_HITS, Base, Composition, Concat, Part, Protocol, Score
 from contpeft.strategies import (
     Answerer,
     Context,
@@ -59,10 +59,11 @@ class Measure:
         """
         answerer = self._answerer()
         return [
-            self._cell(answer, composition, step, group, protocol, answerer)
+            score
             for answer, composition in answers.items()
             for group in range(step + 1)
             for protocol in self.protocols
+            for score in self._cell(answer, composition, step, group, protocol, answerer)
         ]
 
     def _answerer(self) -> Answerer:
@@ -84,20 +85,27 @@ class Measure:
         group: int,
         protocol: Protocol,
         answerer: Answerer,
-    ) -> Score:
+    ) -> list[Score]:
+        """Returns the score of a cell; where the task is inferred by the label, how often it is right too."""
         data = self.stream[group]
         effective = task_choice(composition, group) if protocol == "task_aware" else composition
         among = self._among(data, step, protocol)
         base, store = self.context.adapted.base, self.context.store
         reads = f"{self.reads}{among}{temperatures(effective, base, store)}"
         key = composition_key(effective, base, store.show, reads)
-        known = self._known(key, data, protocol)
-        if known is None:
+        metrics = [data.task.metric]
+        if protocol != "task_aware" and self.stream.scenario == "class-incremental":
+            metrics.append(TASK_HITS)
+        known = {metric: self._known(key, data, protocol, metric) for metric in metrics}
+        if any(each is None for each in known.values()):
             answered = answerer.predict(effective, data.test.inputs, data.test.digest(), among)
-            value = _accuracy(answered, data)
-        else:
-            value = known.value
-        return self._score(answer, step, data, protocol, value, key, copied=known is not None)
+            values = {data.task.metric: _accuracy(answered, data), TASK_HITS: _hits(answered, data)}
+        return [
+            self._score(answer, step, data, protocol, values[metric], key, metric=metric)
+            if each is None
+            else self._score(answer, step, data, protocol, each.value, key, metric=metric, copied=True)
+            for metric, each in known.items()
+        ]
 
     def _among(self, data: TaskData, step: int, protocol: Protocol) -> tuple[str, ...] | None:
         if protocol == "task_aware":
@@ -114,12 +122,11 @@ class Measure:
             step=step,
             task=data.name,
             protocol=protocol,
-            metric=data.task.metric,
             value=value,
             n=len(data.test),
             composition=key,
             data=data.test.digest(),
-            **told,
+            **{"metric": data.task.metric, **told},
         )
 
     def start(self, recipe: Recipe, data: TaskData) -> list[Score]:
@@ -143,7 +150,7 @@ class Measure:
         adapted = self.context.adapted
         state = adapted.state() if adapted.active else None
         key = state_key(state, adapted.base, f"{self.reads}{data.classes}")
-        known = self._known(key, data, "task_aware") if state is not None else None
+        known = self._known(key, data, "task_aware", data.task.metric) if state is not None else None
         value = self._at_start(data) if known is None else known.value
         return self._score(
             "main", step, data, "task_aware", value, key, kind="start", copied=known is not None
@@ -156,9 +163,9 @@ class Measure:
             scores = head.forward(features.to(self.context.adapted.device)).cpu()
         return _accuracy(best_labels(scores, head.classes, data.classes, f"the head of {data.name}"), data)
 
-    def _known(self, key: str, data: TaskData, protocol: Protocol) -> Score | None:
+    def _known(self, key: str, data: TaskData, protocol: Protocol, metric: str) -> Score | None:
         return self.context.store.cached_score(
-            composition=key, data=data.test.digest(), protocol=protocol, metric=data.task.metric
+            composition=key, data=data.test.digest(), protocol=protocol, metric=metric
         )
 
 
@@ -190,3 +197,8 @@ class StartScores(L.Callback):
 def _accuracy(answered: Sequence[str], data: TaskData) -> float:
     right = sum(a == b for a, b in zip(answered, data.test.labels, strict=True))
     return right / len(data.test)
+
+
+def _hits(answered: Sequence[str], data: TaskData) -> float:
+    """Returns the share of rows that were given a label of their task, right or wrong."""
+    return sum(label in data.classes for label in answered) / len(data.test)

@@ -28,12 +28,13 @@ from contpeft.spec.composition import (
     features_from_json,
 )
 from contpeft.spec.refs import AdapterRef, check_name
-from contpeft.spec.task import PROTOCOLS, SCENARIOS, Protocol, Scenario, Score, Task
+from contpeft.spec.task import PROTOCOLS, SCENARIOS, TASK_HITS, Protocol, Scenario, Score, Task
 from contpeft.spec.version import BaseModel, Parent, Version
 
 __all__ = [
     "PROTOCOLS",
     "SCENARIOS",
+    "TASK_HITS",
     "AdapterRef",
     "AdapterSpec",
     "AdapterState",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["PROTOCOLS", "SCENARIOS", "Protocol", "Scenario", "Score", "Task"]
+__all__ = ["PROTOCOLS", "SCENARIOS", "TASK_HITS", "Protocol", "Scenario", "Score", "Task"]
 
 Protocol = Literal["task_aware", "seen_classes", "all_classes"]
 PROTOCOLS: tuple[Protocol, ...] = ("task_aware", "seen_classes", "all_classes")
 
 Scenario = Literal["class-incremental", "task-incremental", "domain-incremental"]
 SCENARIOS: tuple[Scenario, ...] = ("class-incremental", "task-incremental", "domain-incremental")
+
+TASK_HITS: Final = "task_hits"
+"""The metric that tells how often a row got a label of its own task: how well the task was inferred."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,13 @@ def outcome(store_path: Path, run: str) -> tuple[object, object]:
     """Returns what must be equal in two runs: every score, and every version with its digests."""
     store = AdapterStore(store_path, create=False)
     scores = {
-        (s.way, s.answer, s.kind, s.step, s.task, s.protocol): (s.value, s.n, s.composition, s.data, s.copied)
+        (s.way, s.answer, s.kind, s.step, s.task, s.protocol, s.metric): (
+            s.value,
+            s.n,
+            s.composition,
+            s.data,
+            s.copied,
+        )
         for s in store.scores(run=run)
     }
     versions = {

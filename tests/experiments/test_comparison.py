@@ -89,7 +89,7 @@ def test_a_page_has_a_row_a_way_in_the_files_order(tmp_path: Path) -> None:
     compare.write_page(results, ["b", "a"])
     lines = (tmp_path / "s.md").read_text().splitlines()
     assert lines[0] == "**all_classes**, seeds 0, 1"
-    assert lines[4] == "| b | 60.0 ± 0.0 | -10.0 ± 0.0 | 10.0 ± 0.0 | - | 100 | 4 | 10 |"
+    assert lines[4] == "| b | 60.0 ± 0.0 | -10.0 ± 0.0 | 10.0 ± 0.0 | - | - | 100 | 4 | 10 |"
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| b", "| a"]
     assert "**task_aware**, seeds 2" in lines
 

@@ -41,7 +41,7 @@ def run(folder: Path, ways: tuple[str, ...], **keys: Any) -> AdapterStore:
 def told(store: AdapterStore, way: str) -> tuple[object, object]:
     """Returns what a way measured and registered."""
     scores = {
-        (s.answer, s.kind, s.step, s.task, s.protocol): (s.value, s.composition)
+        (s.answer, s.kind, s.step, s.task, s.protocol, s.metric): (s.value, s.composition)
         for s in store.scores(run="mini")
         if s.way == way
     }

@@ -11,6 +11,7 @@ from contpeft.experiments.method_search.ledger import Ledger
 from contpeft.experiments.method_search.outcome import MethodTrial
 from contpeft.experiments.method_search.study import Proposal
 from contpeft.experiments.progress import Progress
+from contpeft.spec import TASK_HITS
 from contpeft.store import AdapterStore
 
 __all__ = ["Observe", "OutOfTimeError", "StoppedError", "Watch", "check_time"]
@@ -78,6 +79,7 @@ class Watch:
             score
             for score in store.scores(run=self._experiment.name, way=way)
             if (score.step, score.kind, score.answer) == (step.step, "end", "main")
+            if score.metric != TASK_HITS
         ]
         store.close()
         self._asked.report(fmean(score.value for score in scores), place + 1)

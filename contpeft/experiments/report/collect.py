@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from contpeft.errors import SpecError
 from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
 from contpeft.metrics import Matrix, summarise, task_forgetting
-from contpeft.spec import PROTOCOLS, Score, Task, Version
+from contpeft.spec import PROTOCOLS, TASK_HITS, Score, Task, Version
 
 if TYPE_CHECKING:
     from contpeft.store import AdapterStore, Step
@@ -33,7 +35,9 @@ def collect(store: AdapterStore, run: str) -> RunResult:
     record = store.run(run)
     tasks, steps = record.tasks, store.steps(run)
     metric = _shared_metric(run, tasks)
-    scores = [score for score in store.scores(run=run) if score.metric == metric]
+    told = store.scores(run=run)
+    scores = [score for score in told if score.metric == metric]
+    hits = [score for score in told if score.metric == TASK_HITS]
     made = _made(steps)
     versions = [store.show(ref) for ref in made]
     return RunResult(
@@ -47,7 +51,7 @@ def collect(store: AdapterStore, run: str) -> RunResult:
         started_at=record.started_at,
         finished_at=record.finished_at,
         base_model=versions[0].base if versions else None,
-        ways=tuple(_way(*key, tasks, steps, scores) for key in _ways(steps, scores)),
+        ways=tuple(_way(*key, tasks, steps, scores, hits) for key in _ways(steps, scores)),
         lineage=tuple(map(_lineage_row, versions, made.values())),
     )
 
@@ -81,12 +85,17 @@ def _way(
     tasks: Sequence[Task],
     steps: Iterable[Step],
     scores: Iterable[Score],
+    hits: Iterable[Score],
 ) -> WayResult:
     own_steps = [step for step in steps if step.way == way]
     own_scores = [score for score in scores if (score.way, score.answer) == (way, answer)]
+    own_hits = [score for score in hits if (score.way, score.answer) == (way, answer)]
     answers = [step.answers[answer] for step in own_steps if answer in step.answers]
     protocols = {
-        protocol: _protocol(tasks, [s for s in own_scores if s.protocol == protocol])
+        protocol: replace(
+            _protocol(tasks, [s for s in own_scores if s.protocol == protocol]),
+            task_hits=_at_the_end([s for s in own_hits if s.protocol == protocol]),
+        )
         for protocol in PROTOCOLS
         if any(s.protocol == protocol and s.kind == "end" for s in own_scores)
     }
@@ -111,6 +120,13 @@ def _protocol(tasks: Sequence[Task], scores: Sequence[Score]) -> ProtocolResult:
         copied=frozenset((s.step, s.task) for s in ends if s.copied),
         n={(s.step, s.task): s.n for s in ends},
     )
+
+
+def _at_the_end(scores: Sequence[Score]) -> float | None:
+    """Returns the mean over tasks after the last step; None without scores."""
+    last = max((score.step for score in scores), default=None)
+    values = [score.value for score in scores if score.step == last]
+    return fmean(values) if values else None
 
 
 def _made(steps: Iterable[Step]) -> dict[str, Step]:

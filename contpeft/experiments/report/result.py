@@ -28,6 +28,8 @@ class ProtocolResult:
         start: task name to score after the task's head was started and before its training.
         copied: cells not measured again, because equal content had been measured on equal data.
         n: cell to number of examples behind it.
+        task_hits: share of rows, the mean over tasks at the end, that got a label of their own task; None
+            where labels do not tell the task, or it is known.
     """
 
     matrix: Matrix
@@ -37,6 +39,7 @@ class ProtocolResult:
     start: Mapping[str, float]
     copied: frozenset[Cell]
     n: Mapping[Cell, int]
+    task_hits: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as JSON; cells in row order."""
@@ -49,6 +52,7 @@ class ProtocolResult:
             "start": dict(self.start),
             "copied": [list(cell) for cell in order if cell in self.copied],
             "n": [[*cell, self.n[cell]] for cell in order if cell in self.n],
+            "task_hits": self.task_hits,
         }
 
 

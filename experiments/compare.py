@@ -42,6 +42,7 @@ NUMBERS = {
     "learning_accuracy": "LA",
     "task_hits": "task hits",
 }
+SEQUENCES = ("sequential", "sequential-local")
 HEADLINE = {"task-incremental": "task_aware"}
 
 
@@ -210,9 +211,10 @@ def write_page(results: Results, order: Sequence[str]) -> None:
         keys = in_order(chosen, order)
         seeds = sorted({each.seed for each in chosen})
         lines += [f"**{protocol}**, seeds {', '.join(map(str, seeds))}", ""]
-        titles = ["way", *NUMBERS.values(), "parameters a task", "kB a task", "seconds"]
+        titles = ["way", *NUMBERS.values(), "parameters a task", "kB a task", "seconds", "to a sequence's"]
         lines += [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
-        lines += [row(key, [e for e in chosen if (e.way, e.answer) == key]) for key in keys]
+        plain = [each for each in chosen if each.way in SEQUENCES]
+        lines += [row(key, [e for e in chosen if (e.way, e.answer) == key], plain) for key in keys]
         lines.append("")
     results.path.with_suffix(".md").write_text("\n".join(lines))
 
@@ -252,8 +254,14 @@ def label(key: tuple[str, str]) -> str:
     return key[0] if key[1] == "main" else f"{key[0]}: {key[1]}"
 
 
-def row(key: tuple[str, str], chosen: Sequence[Record]) -> str:
-    """Returns one line of a table: means over seeds, with the 95 % interval where there are several."""
+def row(key: tuple[str, str], chosen: Sequence[Record], plain: Sequence[Record]) -> str:
+    """Returns one line of a table: means over seeds, with the 95 % interval where there are several.
+
+    Args:
+        key: the way and its answer.
+        chosen: its records.
+        plain: those of training on and on without a method, which time is compared with seed by seed.
+    """
     cells = [label(key)]
     for number in NUMBERS:
         values = [value for each in chosen if (value := each.numbers.get(number)) is not None]
@@ -261,6 +269,8 @@ def row(key: tuple[str, str], chosen: Sequence[Record]) -> str:
     cells.append(f"{fmean(each.parameters for each in chosen):,.0f}")
     cells.append(f"{fmean(each.bytes for each in chosen) / 1000:,.0f}")
     cells.append(f"{fmean(each.seconds for each in chosen):,.0f}")
+    ratios = [each.seconds / one.seconds for each in chosen for one in plain if one.seed == each.seed]
+    cells.append(f"{fmean(ratios):.2f}" if ratios else "-")
     return f"| {' | '.join(cells)} |"
 
 

@@ -60,6 +60,8 @@ ORDERINGS: tuple[Ordering, ...] = (
     ),
     Ordering("O-LoRA is above the incremental sum", _MAIN, TIL, "o-lora", "incremental-sum-local", margin=1),
     Ordering("isolated adapters are above a sequence", _MAIN, TIL, "isolated", "sequential-local", margin=10),
+    Ordering("a sequence forgets", _MAIN, TIL, "sequential-local", None, "forgetting", margin=3),
+    Ordering("a sequence forgets", _CLASSES, CIL, "sequential", None, "forgetting", margin=20),
     Ordering("EWC is above a sequence", _MAIN, TIL, "ewc", "sequential-local", margin=5),
     Ordering(
         "the average of a sequence's adapters is above the sequence",
@@ -88,6 +90,46 @@ ORDERINGS: tuple[Ordering, ...] = (
         "frozen: class-means",
         "sequential",
         margin=10,
+    ),
+    Ordering(
+        "prototypes route better than confidence",
+        _CLASSES,
+        CIL,
+        "isolated-prototype",
+        "isolated-confidence",
+        margin=3,
+    ),
+    *(
+        Ordering(
+            f"frozen class means are above {way}, which keeps no rows",
+            _CLASSES,
+            CIL,
+            "frozen: class-means",
+            way,
+        )
+        for way in ("merge-average", "merge-average-sequential", "merge-magmax", "merge-opcm")
+    ),
+    Ordering(
+        "the average of a sequence's adapters is above the sequence",
+        _CLASSES,
+        CIL,
+        "merge-average-sequential",
+        "sequential",
+        margin=5,
+    ),
+    *(
+        Ordering(f"joint training is above {way}", _CLASSES, CIL, "joint", way)
+        for way in ("sequential", "merge-average", "slca", "isolated")
+    ),
+    *(
+        Ordering(f"{claim}, without rows and task ids", stream, CIL, "drift-layers", bound, asserted=False)
+        for stream in (_CLASSES, "wordnet", "newsgroups", "fashion-mnist")
+        for claim, bound in (
+            ("followed statistics are above joint training", "joint"),
+            ("followed statistics are above frozen LDA", "frozen: lda"),
+            ("followed statistics are above frozen RanPAC", "ranpac-frozen"),
+            ("followed statistics are above frozen LDA of four layers", "frozen-layers"),
+        )
     ),
 )
 

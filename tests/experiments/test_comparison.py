@@ -86,10 +86,11 @@ def test_a_page_has_a_row_a_way_in_the_files_order(tmp_path: Path) -> None:
     results = compare.Results(tmp_path / "s.json")
     results.add([record("a", seed, 0.5) for seed in (0, 1)] + [record("b", seed, 0.6) for seed in (0, 1)])
     results.add([record("b", 2, 0.9, protocol="task_aware")])
+    results.add([record("sequential", seed, 0.4, seconds=4.0 + 4 * seed) for seed in (0, 1)])
     compare.write_page(results, ["b", "a"])
     lines = (tmp_path / "s.md").read_text().splitlines()
     assert lines[0] == "**all_classes**, seeds 0, 1"
-    assert lines[4] == "| b | 60.0 ± 0.0 | -10.0 ± 0.0 | 10.0 ± 0.0 | - | - | 100 | 4 | 10 |"
+    assert lines[4] == "| b | 60.0 ± 0.0 | -10.0 ± 0.0 | 10.0 ± 0.0 | - | - | 100 | 4 | 10 | 1.88 |"
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| b", "| a"]
     assert "**task_aware**, seeds 2" in lines
 

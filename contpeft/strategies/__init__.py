@@ -59,6 +59,7 @@ from contpeft.strategies.init import (
     Orthonormal,
     ResidualGradient,
     ScaledDirections,
+    SharedFactors,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import (
@@ -66,6 +67,7 @@ from contpeft.strategies.penalty import (
     AnchoredUpdate,
     DarkReplay,
     Distilled,
+    OrthogonalRouting,
     OrthogonalRows,
     Plus,
     Replay,
@@ -137,6 +139,7 @@ __all__ = [
     "NoAdapter",
     "OffProtected",
     "OnTop",
+    "OrthogonalRouting",
     "OrthogonalRows",
     "OrthogonalSubspace",
     "Orthonormal",
@@ -155,6 +158,7 @@ __all__ = [
     "ResidualGradient",
     "RouteByStatistics",
     "ScaledDirections",
+    "SharedFactors",
     "Slow",
     "SparseUpdate",
     "SumPath",

@@ -6,6 +6,7 @@ from contpeft.strategies.penalty.dark_replay import DarkReplay
 from contpeft.strategies.penalty.distilled import Distilled
 from contpeft.strategies.penalty.near_keys import NearKeys
 from contpeft.strategies.penalty.orthogonal_components import OrthogonalComponents
+from contpeft.strategies.penalty.orthogonal_routing import OrthogonalRouting
 from contpeft.strategies.penalty.orthogonal_rows import OrthogonalRows
 from contpeft.strategies.penalty.plus import Plus
 from contpeft.strategies.penalty.replay import Replay
@@ -19,6 +20,7 @@ __all__ = [
     "Distilled",
     "NearKeys",
     "OrthogonalComponents",
+    "OrthogonalRouting",
     "OrthogonalRows",
     "Plus",
     "Replay",

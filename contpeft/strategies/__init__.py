@@ -41,7 +41,8 @@ from contpeft.strategies.consolidate import (
     Then,
 )
 from contpeft.strategies.context import Context, TrainingData
-from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
+from contpeft.strategies.feature_cache import FeatureCache
+from contpeft.strategies.features import Classifier, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, recipe_digest, state_key
 from contpeft.strategies.init import (

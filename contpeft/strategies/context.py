@@ -16,7 +16,8 @@ from contpeft.adapters import AdaptedModel, AnySpec, LiveFactors, head_state, li
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterState, Parent, Task, Version
 from contpeft.store import AdapterStore
-from contpeft.strategies.features import FeatureCache, Features
+from contpeft.strategies.feature_cache import FeatureCache
+from contpeft.strategies.features import Features
 
 __all__ = ["Context", "Steps", "Tap", "TrainingData"]
 
@@ -91,7 +92,7 @@ class Context:
         parents: what the task's adapter was made from; set once it is attached.
         registered: versions registered for this task so far, the adapter first.
         batch_size: rows at a time when features are computed.
-        cache: base features shared between tasks.
+        cache: features kept, shared between tasks.
         steps: how far the fit is.
         tap: what the head has just read and said.
         working: what parts sum up within the fit, by name; checkpoints keep it.
@@ -111,7 +112,7 @@ class Context:
     parents: tuple[Parent, ...] = ()
     registered: tuple[Version, ...] = ()
     batch_size: int = 32
-    cache: FeatureCache = field(default_factory=dict)
+    cache: FeatureCache = field(default_factory=FeatureCache)
     steps: Steps = field(default_factory=Steps)
     tap: Tap = field(default_factory=Tap)
     working: dict[str, Tensor] = field(default_factory=dict)

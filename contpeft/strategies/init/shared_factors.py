@@ -22,8 +22,8 @@ _PLAIN = ("auto", "lora", "rslora")
 class SharedFactors(FromLast):
     """One LoRA for all tasks; later ones learn the routing matrix between its factors alone (C-LoRA).
 
-    ``W + s B (R_old + R_new) A``: ``R_old`` is the sum of what was learnt and stays, ``R_new`` starts at 0 (so
-    that attaching changes no answer but for rounding) and is trained: ``r^2`` numbers a matrix. "C-LoRA:
+    ``W + s B (R_old + R_new) A``: ``R_old`` is the sum of what was learnt and stays, ``R_new`` starts at 0
+    (attaching changes no answer but for rounding) and is trained: ``r^2`` numbers a matrix. "C-LoRA:
     Continual Low-Rank Adaptation for Pre-trained Models", 2025, arXiv 2502.17920. What is stored after every
     task is the plain LoRA ``(B, (R_old + R_new) A)`` of the same rank: it answers alone, and PEFT reads it.
 

@@ -125,13 +125,22 @@ class Context:
 
     @property
     def adapters(self) -> tuple[Version, ...]:
-        """What this way's earlier steps trained, oldest first; what they remembered or merged left out."""
+        """What this way's earlier steps trained, oldest first, as they left it.
+
+        What has a recipe was made of that: under the name of what it continues it takes its place (another
+        head), else it is no further adapter (a merge, an average).
+        """
         return self.adapters_with(())
 
     def adapters_with(self, registered: Sequence[Version]) -> tuple[Version, ...]:
-        """Returns what this way trained, with what was registered just now."""
-        known = (*self.history, *registered)
-        return tuple(version for version in known if version.adapts and version.origin != "fused")
+        """Returns the same with what was registered just now."""
+        found: list[Version] = []
+        for version in (*self.history, *registered):
+            if version.adapts and version.recipe is None:
+                found.append(version)
+            elif found and _in_place_of(version, found[-1]):
+                found[-1] = version
+        return tuple(found)
 
     @cached_property
     def previous(self) -> tuple[Version, AdapterState] | None:
@@ -266,3 +275,7 @@ class Context:
             )
         unit = F.normalize(self.features.current(data.inputs, data.digest), dim=1)
         return torch.stack([unit[data.rows(each)].mean(0) for each in labels])
+
+
+def _in_place_of(made: Version, trained: Version) -> bool:
+    return made.name == trained.name and Parent(trained.ref, "continued") in made.parents

@@ -21,6 +21,14 @@ from contpeft.adapters.moments import MOMENTS, measure_moments
 from contpeft.adapters.prefix_cache import PrefixCache
 from contpeft.adapters.pretrained import load_base, module_tree
 from contpeft.adapters.principal import linear_weight
+from contpeft.adapters.routing_matrix import (
+    RoutingMatrix,
+    SharedBases,
+    check_room_for_bases,
+    learn_routing,
+    routing_matrices,
+    shared_bases,
+)
 from contpeft.adapters.serving import serving_state
 from contpeft.adapters.singular_directions import SingularDirections, singular_directions
 from contpeft.adapters.stacked import directions
@@ -60,7 +68,9 @@ __all__ = [
     "Mixed",
     "PrefixCache",
     "RidgeStatistics",
+    "RoutingMatrix",
     "Rule",
+    "SharedBases",
     "SingularDirections",
     "StatisticsHead",
     "SubspacePrototypes",
@@ -68,6 +78,7 @@ __all__ = [
     "build_head",
     "changed_modules",
     "check_head",
+    "check_room_for_bases",
     "check_spec",
     "competing",
     "directions",
@@ -79,13 +90,16 @@ __all__ = [
     "input_moments",
     "layer_features",
     "learn_magnitudes",
+    "learn_routing",
     "linear_weight",
     "live_factors",
     "load_base",
     "measure_moments",
     "method_names",
     "module_tree",
+    "routing_matrices",
     "serving_state",
+    "shared_bases",
     "singular_directions",
     "state_from_peft",
     "stored_factors",

@@ -9,7 +9,8 @@ from contpeft.callbacks.continual import ContinualAdapter
 from contpeft.spec import Task
 from contpeft.store import AdapterStore
 from contpeft.strategies import Recipe
-from contpeft.strategies.fusion import FuseOver, NearIdentityValues
+from contpeft.strategies.fusion import FuseOver
+from contpeft.strategies.penalty import NearIdentityValues
 
 __all__ = ["FusionStage"]
 

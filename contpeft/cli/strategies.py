@@ -119,7 +119,7 @@ def recommend(
     ] = False,
     old_data: Annotated[bool, typer.Option("--old-data", help="Rows of earlier tasks may be kept.")] = False,
     constant: Annotated[
-        bool, typer.Option("--constant", help="Memory must not grow by an adapter a task.")
+        bool, typer.Option("--constant", help="Memory must not grow by an adapter (or prompts) a task.")
     ] = False,
     shared_labels: Annotated[
         bool, typer.Option("--shared-labels", help="All tasks have the same labels.")

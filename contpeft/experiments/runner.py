@@ -106,7 +106,7 @@ class _Sequence:
         self._observer = observer
         self._stream = experiment.stream.build(experiment.seed)
         self._store = AdapterStore(experiment.store)
-        self._base_features: FeatureCache = {}
+        self._features = FeatureCache()
         size = experiment.prefix_cache
         self._prefix_cache = None if size is None else PrefixCache(size)
         self._done = 0
@@ -305,7 +305,7 @@ class _Sequence:
             data=TrainingData(train.inputs, train.labels, train.digest()),
             seed=self._drawn(step.index),
             batch_size=self._experiment.eval_batch_size,
-            cache=self._base_features,
+            cache=self._features,
         )
 
     def _measure(self, way: str, context: Context) -> Measure:

@@ -61,7 +61,8 @@ class Version:
         base: the model it was trained on.
         origin: ``"trained"``, ``"fused"`` or ``"imported"``.
         parents: what it was made from.
-        recipe: how, for fused versions; free JSON for others; None when nothing is known.
+        recipe: how, for versions made of others (free JSON unless fused); None for what was trained, or when
+            nothing is known.
         run: id of the run that made it, or None.
         task: name of the task after whose training this is the state, or None.
         data: digest of the training data, or None.

@@ -42,7 +42,8 @@ from contpeft.strategies.consolidate import (
     Then,
 )
 from contpeft.strategies.context import Context, TrainingData
-from contpeft.strategies.features import Classifier, FeatureCache, Features, as_classifier, evaluating
+from contpeft.strategies.feature_cache import FeatureCache
+from contpeft.strategies.features import Classifier, Features, as_classifier, evaluating
 from contpeft.strategies.head import Cosine, Linear, Own
 from contpeft.strategies.identity import composition_key, fit_key, recipe_digest, state_key
 from contpeft.strategies.init import (
@@ -60,6 +61,7 @@ from contpeft.strategies.init import (
     Orthonormal,
     ResidualGradient,
     ScaledDirections,
+    SharedFactors,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import (
@@ -67,6 +69,7 @@ from contpeft.strategies.penalty import (
     AnchoredUpdate,
     DarkReplay,
     Distilled,
+    OrthogonalRouting,
     OrthogonalRows,
     Plus,
     Replay,
@@ -139,6 +142,7 @@ __all__ = [
     "NoAdapter",
     "OffProtected",
     "OnTop",
+    "OrthogonalRouting",
     "OrthogonalRows",
     "OrthogonalSubspace",
     "Orthonormal",
@@ -157,6 +161,7 @@ __all__ = [
     "ResidualGradient",
     "RouteByStatistics",
     "ScaledDirections",
+    "SharedFactors",
     "Slow",
     "SparseUpdate",
     "SumPath",

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["AN_ADAPTER", "About", "Need", "parts_in", "summary_of", "told"]
+__all__ = [
+    "AN_ADAPTER",
+    "COMPONENTS",
+    "GROWING",
+    "About",
+    "Need",
+    "growth_of",
+    "parts_in",
+    "summary_of",
+    "told",
+]
 
 Need = Literal["examples", "features", "lora", "old data", "task id"]
 """What a part cannot do without.
@@ -17,6 +27,12 @@ of that method; ``old data``: rows of earlier tasks are kept; ``task id``: it is
 
 AN_ADAPTER: Final = "an adapter"
 """The growth of a part that keeps or reads the adapters of all tasks: memory that is not constant."""
+
+COMPONENTS: Final = "2 P w a component and layer, 2 d for its key, in banks that grow"
+"""The growth of a pool of prompts to which every task adds its own."""
+
+GROWING: Final = frozenset({AN_ADAPTER, COMPONENTS})
+"""The growths that memory which is to be constant rules out; what a class takes is none."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,12 @@ def told(part: type) -> About:
     """Returns what is told of a class of parts; one that tells nothing needs nothing."""
     found = getattr(part, "about", None)
     return found if isinstance(found, About) else About()
+
+
+def growth_of(part: object) -> str:
+    """Returns what a part keeps for every task; one for which that depends on its options says it itself."""
+    keeps = getattr(part, "keeps", None)
+    return str(keeps()) if keeps else told(type(part)).growth
 
 
 def summary_of(part: type) -> str:

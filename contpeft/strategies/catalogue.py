@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from contpeft.spec import SCENARIOS
-from contpeft.strategies.about import About, summary_of, told
+from contpeft.strategies.about import growth_of, summary_of, told
 from contpeft.strategies.reading import PARTS
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
@@ -97,7 +97,10 @@ def recipe_row(name: str) -> RecipeRow:
     """
     recipe: Recipe = find_recipe(name)
     parts = tuple(
-        _row(kind, type(part), {each.name: _shown(getattr(part, each.name)) for each in fields(part)})
+        replace(
+            _row(kind, type(part), {each.name: _shown(getattr(part, each.name)) for each in fields(part)}),
+            growth=growth_of(part),
+        )
         for kind, found in recipe.parts().items()
         for part in found
         if hasattr(part, _WORK[kind])
@@ -125,7 +128,7 @@ def part_rows() -> list[PartRow]:
 
 
 def _row(kind: str, part: type, options: Mapping[str, str]) -> PartRow:
-    about: About = told(part)
+    about = told(part)
     return PartRow(
         kind=kind,
         name=part.__name__,

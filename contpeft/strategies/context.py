@@ -16,7 +16,8 @@ from contpeft.adapters import AdaptedModel, AnySpec, LiveFactors, head_state, li
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterState, Parent, Task, Version
 from contpeft.store import AdapterStore
-from contpeft.strategies.features import FeatureCache, Features
+from contpeft.strategies.feature_cache import FeatureCache
+from contpeft.strategies.features import Features
 
 __all__ = ["Context", "Steps", "Tap", "TrainingData"]
 
@@ -91,7 +92,7 @@ class Context:
         parents: what the task's adapter was made from; set once it is attached.
         registered: versions registered for this task so far, the adapter first.
         batch_size: rows at a time when features are computed.
-        cache: base features shared between tasks.
+        cache: features kept, shared between tasks.
         steps: how far the fit is.
         tap: what the head has just read and said.
         working: what parts sum up within the fit, by name; checkpoints keep it.
@@ -111,7 +112,7 @@ class Context:
     parents: tuple[Parent, ...] = ()
     registered: tuple[Version, ...] = ()
     batch_size: int = 32
-    cache: FeatureCache = field(default_factory=dict)
+    cache: FeatureCache = field(default_factory=FeatureCache)
     steps: Steps = field(default_factory=Steps)
     tap: Tap = field(default_factory=Tap)
     working: dict[str, Tensor] = field(default_factory=dict)
@@ -124,13 +125,22 @@ class Context:
 
     @property
     def adapters(self) -> tuple[Version, ...]:
-        """What this way's earlier steps trained, oldest first; what they remembered or merged left out."""
+        """What this way's earlier steps trained, oldest first, as they left it.
+
+        What has a recipe was made of that: under the name of what it continues it takes its place (another
+        head), else it is no further adapter (a merge, an average).
+        """
         return self.adapters_with(())
 
     def adapters_with(self, registered: Sequence[Version]) -> tuple[Version, ...]:
-        """Returns what this way trained, with what was registered just now."""
-        known = (*self.history, *registered)
-        return tuple(version for version in known if version.adapts and version.origin != "fused")
+        """Returns the same with what was registered just now."""
+        found: list[Version] = []
+        for version in (*self.history, *registered):
+            if version.adapts and version.recipe is None:
+                found.append(version)
+            elif found and _in_place_of(version, found[-1]):
+                found[-1] = version
+        return tuple(found)
 
     @cached_property
     def previous(self) -> tuple[Version, AdapterState] | None:
@@ -265,3 +275,7 @@ class Context:
             )
         unit = F.normalize(self.features.current(data.inputs, data.digest), dim=1)
         return torch.stack([unit[data.rows(each)].mean(0) for each in labels])
+
+
+def _in_place_of(made: Version, trained: Version) -> bool:
+    return made.name == trained.name and Parent(trained.ref, "continued") in made.parents

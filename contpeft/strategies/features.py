@@ -13,11 +13,9 @@ from contpeft.adapters import AdaptedModel, Load, layer_features
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Base, Layers, Part, View
 from contpeft.spec.identity import composition_key
+from contpeft.strategies.feature_cache import FeatureCache
 
-__all__ = ["Classifier", "FeatureCache", "Features", "as_classifier", "evaluating", "on_device"]
-
-FeatureCache = dict[tuple[str, str], Tensor]
-"""Features kept by what computed them (for the bare base its fingerprint) and the data's digest."""
+__all__ = ["Classifier", "Features", "as_classifier", "evaluating", "on_device"]
 
 
 @runtime_checkable
@@ -86,25 +84,23 @@ class Features:
     ) -> None:
         self._adapted = adapted
         self.batch_size = batch_size
-        self._cache: FeatureCache = {} if cache is None else cache
+        self._cache = FeatureCache() if cache is None else cache
 
     def current(self, inputs: Sequence[Any], digest: str | None = None) -> Tensor:
         """Returns features ``(n, d)`` through the model as it stands, on the CPU.
 
         Args:
             inputs: raw inputs.
-            digest: their content digest; without an adapter, features are computed once per digest.
+            digest: their content digest; without an adapter, features are kept by it.
         """
         classifier = as_classifier(self._adapted.module, "encoding features")
         if self._adapted.active or digest is None:
             return self._map(classifier.encode, inputs)
         key = (self._adapted.base.fingerprint, digest)
-        if key not in self._cache:
-            self._cache[key] = self._map(classifier.encode, inputs)
-        return self._cache[key]
+        return self._cache.of_base(key, lambda: self._map(classifier.encode, inputs))
 
     def base(self, inputs: Sequence[Any], digest: str) -> Tensor:
-        """Returns features ``(n, d)`` through the bare base, on the CPU, computed once per digest."""
+        """Returns features ``(n, d)`` through the bare base, on the CPU, kept by the digest."""
         with self._adapted.applied(Base()):
             return self.current(inputs, digest)
 
@@ -112,7 +108,7 @@ class Features:
         """Returns the features of several views side by side, ``(n, sum of d)``, on the CPU.
 
         Args:
-            parts: what computes them; each is asked once per digest.
+            parts: what computes them; what each says is kept by the digest.
             load: gives a version's entry and weights.
             inputs: raw inputs.
             digest: their content digest.
@@ -127,13 +123,14 @@ class Features:
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def _by(self, part: Part | Layers, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
-        whole = part.of if isinstance(part, Layers) else part
-        refs = composition_key(whole, self._adapted.base, lambda ref: load(ref)[0])
-        key = (f"{refs} {part.last} layers" if isinstance(part, Layers) else refs, digest)
-        if key not in self._cache:
+        whole, count = (part.of, part.last) if isinstance(part, Layers) else (part, 1)
+        key = composition_key(whole, self._adapted.base, lambda ref: load(ref)[0])
+
+        def compute() -> Tensor:
             with self._adapted.applied(whole, load):
-                self._cache[key] = self._layers(inputs, part.last if isinstance(part, Layers) else 1)
-        return self._cache[key]
+                return self._layers(inputs, count)
+
+        return self._cache.of_part((key if count == 1 else f"{key} {count} layers", digest), compute)
 
     def _layers(self, inputs: Sequence[Any], count: int) -> Tensor:
         if count == 1:

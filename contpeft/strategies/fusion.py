@@ -1,18 +1,14 @@
-"""Parts: attention over adapters that were learnt before, the second stage of AdapterFusion."""
+"""Init: attention over stored adapters that are named one by one, the second stage of AdapterFusion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from contpeft.adapters.fusion import FusionAttachment, FusionOptions
+from contpeft.adapters.fusion import FusionOptions
 from contpeft.spec import Parent
 from contpeft.strategies.context import Context
 
-__all__ = ["FuseOver", "NearIdentityValues"]
+__all__ = ["FuseOver"]
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,3 @@ class FuseOver:
         members = [context.load(ref) for ref in self.refs]
         context.adapted.attach_fusion(members, self.options)
         return tuple(Parent(version.ref, "frozen") for version, _ in members)
-
-
-@dataclass(frozen=True)
-class NearIdentityValues:
-    """``0.01 ||I - W_v||_F^2`` over all value matrices, in the loss of the step it belongs to."""
-
-    def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor:
-        """Returns the regulariser, a scalar; 0 where it is turned off."""
-        attachment = context.adapted.attachment
-        if not isinstance(attachment, FusionAttachment):
-            return torch.zeros((), device=context.adapted.device)
-        return attachment.penalty()

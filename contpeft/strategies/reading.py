@@ -7,8 +7,10 @@ In YAML::
       - strong: {recipe: o-lora, penalty: {weight: 2.0}}
       - mine: {init: FromLast, head: {part: Cosine, grow: true}, projection: {part: Slow, factor: 0.1}}
       - slow: {recipe: sequential, projection: {part: Slow, factor: {each: [0.01, 0.1]}}}
+      - fused: {recipe: fusion-per-task, after: {penalty: null}}
 
-``each`` makes one way of every value: ``slow-0.01`` and ``slow-0.1``.
+``each`` makes one way of every value: ``slow-0.01`` and ``slow-0.1``. ``after`` is the recipe of a second
+stage, as data again.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from types import ModuleType
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from contpeft.errors import ConfigError, NotFoundError, suggest
 from contpeft.spec import check_name
-from contpeft.strategies import answers, consolidate, head, init, penalty, projection
+from contpeft.strategies import answers, consolidate, drift, head, init, parts, penalty, projection
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import find_recipe
 
@@ -39,7 +41,7 @@ _ROOMS: Final[Mapping[str, ModuleType]] = {
     "consolidate": consolidate,
     "answers": answers,
 }
-_PART, _RECIPE, _EACH = "part", "recipe", "each"
+_PART, _RECIPE, _EACH, _AFTER = "part", "recipe", "each", "after"
 _OPTIONAL: Final = ("penalty", "projection")
 
 
@@ -50,6 +52,18 @@ def _classes(room: ModuleType) -> dict[str, type]:
 
 PARTS: Final[Mapping[str, Mapping[str, type]]] = {kind: _classes(room) for kind, room in _ROOMS.items()}
 """The classes of each kind of part, by name."""
+
+# What parts are made of counts as kinds, too.
+_KINDS: Final = {**PARTS, "drift": _classes(drift)}
+_INTERFACES: Final[Mapping[Any, str]] = {
+    parts.Init: "init",
+    parts.Head: "head",
+    parts.Penalty: "penalty",
+    parts.Projection: "projection",
+    parts.Consolidate: "consolidate",
+    parts.Answers: "answers",
+    drift.Drift: "drift",
+}
 
 
 def read_recipes(value: str | Mapping[str, Any]) -> dict[str, Recipe]:
@@ -106,14 +120,31 @@ def _put(value: Mapping[str, Any], path: tuple[str, ...], picked: Any) -> Mappin
     return {**value, key: _put(value[key], tuple(rest), picked) if rest else picked}
 
 
-def _recipe(way: str, told: Mapping[str, Any]) -> Recipe:
-    unknown = set(told) - {_RECIPE, *_ROOMS}
+def _recipe(way: str, told: Mapping[str, Any], present: Recipe | None = None) -> Recipe:
+    """Returns a named recipe, the present one or the plainest, with parts changed."""
+    known = [_RECIPE, *_ROOMS, _AFTER]
+    unknown = set(told) - {*known}
     if unknown:
         key = sorted(unknown)[0]
-        raise ConfigError(f"strategy {way!r} has no part {key!r}{suggest(key, [_RECIPE, *_ROOMS])}")
-    start = find_recipe(_name(way, _RECIPE, told[_RECIPE])) if _RECIPE in told else Recipe()
+        raise ConfigError(f"strategy {way!r} has no part {key!r}{suggest(key, known)}")
+    start = find_recipe(_name(way, _RECIPE, told[_RECIPE])) if _RECIPE in told else present or Recipe()
     changes = {kind: _part(way, kind, told[kind], getattr(start, kind)) for kind in _ROOMS if kind in told}
+    if _AFTER in told:
+        changes[_AFTER] = _second_stage(way, told[_AFTER], start.after)
     return replace(start, **changes)
+
+
+def _second_stage(way: str, told: Any, present: Recipe | None) -> Recipe | None:
+    if told is None:
+        return None
+    if not isinstance(told, str | Mapping):
+        raise ConfigError(f"strategy {way!r}: {_AFTER} is {told!r}; name a recipe, or give its parts")
+    found = find_recipe(told) if isinstance(told, str) else _recipe(way, told, present)
+    if found.joint:
+        raise ConfigError(
+            f"strategy {way!r}: {_AFTER} learns all tasks at once; a second stage is of one task"
+        )
+    return found
 
 
 def _part(way: str, kind: str, told: Any, present: Any) -> Any:
@@ -145,9 +176,9 @@ def _name(way: str, key: str, told: Any) -> str:
 
 
 def _named(kind: str, name: str) -> type:
-    if name not in PARTS[kind]:
-        raise NotFoundError(f"no {kind} part {name!r}{suggest(name, PARTS[kind], limit=40)}")
-    return PARTS[kind][name]
+    if name not in _KINDS[kind]:
+        raise NotFoundError(f"no {kind} part {name!r}{suggest(name, _KINDS[kind], limit=40)}")
+    return _KINDS[kind][name]
 
 
 def _made(way: str, kind: str, made: type, given: dict[str, Any], present: dict[str, Any]) -> Any:
@@ -175,23 +206,30 @@ def _required(each: Field[Any]) -> bool:
 
 def _field(way: str, kind: str, where: str, value: Any, hint: Any, present: Any) -> Any:
     """Returns the value of a part's field, which may be parts in turn, of this kind or another."""
+    kind = _kind_in(hint, kind)
     if _names_part(value):
-        return _part(way, _kind_of(_name(way, _PART, value[_PART]), kind), value, None)
-    if isinstance(value, Mapping) and any(type(present) in parts.values() for parts in PARTS.values()):
-        return _part(way, _kind_of(type(present).__name__, kind), value, present)
+        return _part(way, kind, value, None)
+    if isinstance(value, Mapping) and type(present) in _KINDS[kind].values():
+        return _part(way, kind, value, present)
     if isinstance(value, list) and any(map(_names_part, value)):
         return tuple(_field(way, kind, where, each, hint, None) for each in value)
     return _plain(way, where, value, hint)
 
 
-def _kind_of(name: str, outer: str) -> str:
-    """Returns the kind that a part of this name is of, that of the part around it if there are several."""
-    return next((kind for kind in (outer, *PARTS) if name in PARTS[kind]), outer)
+def _kind_in(hint: Any, outer: str) -> str:
+    """Returns the kind of the parts that a field of a type holds; that of the part around it if of none."""
+    for each in filter(lambda each: isinstance(each, type), (hint, *get_args(hint))):
+        if each in _INTERFACES:
+            return _INTERFACES[each]
+        for kind, classes in _KINDS.items():
+            if each in classes.values():
+                return kind
+    return outer
 
 
 def _plain(way: str, where: str, value: Any, hint: Any) -> Any:
     try:
-        return TypeAdapter(hint, config=ConfigDict(strict=False)).validate_python(value)
+        return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         told = error.errors()[0]["msg"]
         raise ConfigError(f"strategy {way!r}: {where} refuses {value!r}: {told}") from error

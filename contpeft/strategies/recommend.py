@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from contpeft.spec import Scenario
-from contpeft.strategies.about import AN_ADAPTER
+from contpeft.strategies.about import GROWING
 from contpeft.strategies.catalogue import RecipeRow, recipe_rows
 from contpeft.strategies.measured import Measured, measured
 
@@ -22,7 +22,7 @@ class Facts:
     Attributes:
         task_id: whether the task of a row is known when it is asked.
         old_data: whether rows of earlier tasks may be kept.
-        constant: whether memory must not grow by an adapter a task.
+        constant: whether memory must not grow by an adapter, or by prompts, a task.
         shared_labels: whether all tasks have the same labels.
     """
 
@@ -81,7 +81,7 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
         and not row.joint
         and (facts.task_id or "task id" not in row.needs)
         and (facts.old_data or "old data" not in row.needs)
-        and not (facts.constant and AN_ADAPTER in row.growth)
+        and not (facts.constant and GROWING.intersection(row.growth))
     )
 
 

@@ -15,6 +15,7 @@ KILLED = (
     "si",
     "lwf",
     "sd-lora",
+    "c-lora",
     "inflora",
     "er-balanced",
     "derpp",

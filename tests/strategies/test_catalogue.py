@@ -8,7 +8,7 @@ import pytest
 
 from contpeft.spec import SCENARIOS
 from contpeft.strategies import RECIPES
-from contpeft.strategies.about import AN_ADAPTER
+from contpeft.strategies.about import AN_ADAPTER, COMPONENTS
 from contpeft.strategies.catalogue import part_rows, recipe_row, recipe_rows
 from contpeft.strategies.measured import Measured, measured
 from contpeft.strategies.recommend import Facts, recommend
@@ -57,6 +57,21 @@ def test_a_recipe_that_answers_with_all_its_adapters_says_that_it_keeps_them(nam
 @pytest.mark.parametrize("name", ["merge-ties-sequential", "sd-lora", "inflora", "gpm", "keeplora", "o-lora"])
 def test_adapters_that_add_up_are_no_constant_memory(name: str) -> None:
     assert name not in {each.name for each in recommend(Facts(constant=True), table())}
+
+
+@pytest.mark.parametrize("facts", [Facts(constant=True), Facts(task_id=True, constant=True)])
+def test_pools_that_grow_by_components_are_no_constant_memory(facts: Facts) -> None:
+    names = {each.name for each in recommend(facts, table())}
+    assert not names & {"coda-prompt", "coda-prompt-orthogonal", "dualprompt", "progressive-prompts"}
+    assert "l2p" in names  # all tasks train one pool
+
+
+def test_what_a_pool_keeps_a_task_is_told_of_its_banks() -> None:
+    grown, shared = (recipe_row(name).parts[0] for name in ("coda-prompt", "l2p"))
+    assert (grown.name, shared.name) == ("Pooled", "Pooled")
+    assert grown.growth == COMPONENTS
+    assert shared.growth == ""
+    assert recipe_row("l2p").growth == ("d a class",)
 
 
 def test_a_recipe_is_made_of_parts_not_of_their_options() -> None:

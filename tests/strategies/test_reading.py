@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
+from contpeft.adapters.fusion import FusionOptions
+from contpeft.adapters.pools import BankOptions
 from contpeft.errors import ConfigError, NotFoundError, SpecError
 from contpeft.strategies import (
+    RECIPES,
     Anchored,
     Cosine,
     Each,
     FromLast,
     GatherStatistics,
+    MergeOn,
+    OrthogonalSubspace,
     Recipe,
+    RepairMerge,
     Slow,
     SumPath,
+    Then,
     find_recipe,
     recipe_digest,
 )
+from contpeft.strategies.drift import LostOnRows
+from contpeft.strategies.init import FuseAll
+from contpeft.strategies.penalty import NearIdentityValues
 from contpeft.strategies.reading import PARTS, read_recipes
 
 
@@ -118,6 +128,30 @@ def test_a_part_is_taken_away() -> None:
         ),
         ({"x": {"recipe": ["ewc"]}}, ConfigError, "strategy 'x': recipe is ['ewc']; give one name"),
         ({"x": {"init": {"part": ["a"]}}}, ConfigError, "strategy 'x': part is ['a']; give one name"),
+        (
+            {"x": {"consolidate": {"part": "RepairMerge", "drift": {"part": "Slow"}}}},
+            NotFoundError,
+            "no drift part 'Slow'",
+        ),
+        (
+            {"x": {"consolidate": {"part": "RepairMerge", "drift": "LostOnRows"}}},
+            ConfigError,
+            "strategy 'x': RepairMerge.drift holds parts, not 'LostOnRows'; give each as {part: NAME}",
+        ),
+        (
+            {"x": {"penalty": {"part": "Plus", "parts": [{"part": "Slow"}]}}},
+            NotFoundError,
+            "no penalty part 'Slow'",
+        ),
+        (
+            {"x": {"recipe": "si", "projection": {"penalty": {"part": "Slow"}}}},
+            NotFoundError,
+            "no penalty part 'Slow'",
+        ),
+        ({"x": {"after": 3}}, ConfigError, "strategy 'x': after is 3; name a recipe, or give its parts"),
+        ({"x": {"after": "sequentil"}}, NotFoundError, "no strategy 'sequentil'; did you mean 'sequential'?"),
+        ({"x": {"after": {"hed": {}}}}, ConfigError, "strategy 'x' has no part 'hed'; did you mean 'head'?"),
+        ({"x": {"after": "joint"}}, ConfigError, "strategy 'x': after learns all tasks at once; a second st"),
         ({"x": {"init": None}}, ConfigError, "strategy 'x': init is None; a recipe can do without "),
     ],
 )
@@ -135,6 +169,63 @@ def test_a_part_within_a_part_may_be_of_another_kind() -> None:
 def test_a_part_within_a_part_is_changed_field_by_field() -> None:
     told = {"x": {"recipe": "si", "projection": {"penalty": {"weight": 3.0}}}}
     assert read_recipes(told)["x"].projection == SumPath(Anchored("path", 3.0))
+
+
+def test_what_measures_drift_is_named_and_taken() -> None:
+    """A part of no kind of its own: what another one asks."""
+    parts = [{"part": "MergeOn"}, {"part": "RepairMerge", "tolerance": 0.1, "drift": {"part": "LostOnRows"}}]
+    told = {"x": {"recipe": "merge-repaired", "consolidate": {"parts": parts}}}
+    assert read_recipes(told)["x"].consolidate == Then((MergeOn(), RepairMerge(0.1, LostOnRows())))
+    told = {"x": {"consolidate": {"part": "RepairMerge", "drift": {"part": "MovedAnswers"}}}}
+    assert read_recipes(told)["x"].consolidate == RepairMerge()
+
+
+def test_one_that_is_init_and_projection_is_named_as_either() -> None:
+    told = {"x": {"init": "OrthogonalSubspace", "projection": {"part": "OrthogonalSubspace", "growth": 0.1}}}
+    expected = Recipe(init=OrthogonalSubspace(), projection=OrthogonalSubspace(growth=0.1))
+    assert read_recipes(told)["x"] == expected
+    inner = {"part": "Each", "parts": [{"part": "Slow"}, {"part": "OrthogonalSubspace"}]}
+    read = read_recipes({"x": {"recipe": "osf", "projection": inner}})["x"]
+    assert read == replace(find_recipe("osf"), projection=Each((Slow(), OrthogonalSubspace())))
+
+
+def test_a_second_stage_is_a_recipe_again() -> None:
+    fusion, plain = find_recipe("fusion-per-task"), find_recipe("sequential")
+    read = read_recipes({"x": {"recipe": "fusion-per-task", "after": {"penalty": None}}})["x"]
+    assert read == replace(fusion, after=replace(fusion.after, penalty=None))
+    assert read_recipes({"x": {"recipe": "fusion-per-task", "after": None}})["x"].after is None
+    assert read_recipes({"x": {"after": "sequential"}})["x"] == Recipe(after=plain)
+    told = {"init": {"part": "FuseAll", "one": True}, "penalty": "NearIdentityValues"}
+    read = read_recipes({"x": {"recipe": "isolated", "after": told}})["x"]
+    stage = Recipe(init=FuseAll(one=True), penalty=NearIdentityValues())
+    assert read == replace(find_recipe("isolated"), after=stage)
+    assert recipe_digest(read) != recipe_digest(find_recipe("isolated"))
+    slow = {"recipe": "sequential", "projection": {"part": "Slow", "factor": {"each": [0.1, 0.2]}}}
+    assert [each.after.projection for each in read_recipes({"x": {"after": slow}}).values()] == [
+        Slow(0.1),
+        Slow(0.2),
+    ]
+
+
+def test_every_recipe_can_be_written_in_full() -> None:
+    """But for what is told of it, and whom it serves."""
+    for name, recipe in RECIPES.items():
+        whole = replace(recipe, joint=False, serves=Recipe().serves)
+        assert read_recipes({"x": _written(whole)})["x"] == whole, name
+
+
+def _written(recipe: Recipe) -> dict[str, object]:
+    kinds = {kind: getattr(recipe, kind) for kind in PARTS}
+    told = {kind: _plain(part) for kind, part in kinds.items() if part is not None}
+    return told | ({} if recipe.after is None else {"after": _written(recipe.after)})
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        told = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        named = not isinstance(value, BankOptions | FusionOptions)  # options are no parts
+        return {"part": type(value).__name__, **told} if named else told
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def test_names_of_ways_are_names() -> None:

@@ -12,7 +12,7 @@ __all__ = ["BeforeAndAfter"]
 
 @dataclass(frozen=True)
 class BeforeAndAfter:
-    """The version registered last answers; the one that was trained is measured beside it.
+    """The adapter as the task left it answers; as it was trained it is measured beside it.
 
     Attributes:
         before: what the answer of the one that was trained is called.
@@ -22,5 +22,5 @@ class BeforeAndAfter:
 
     def route(self, context: Context, registered: tuple[Version, ...]) -> dict[str, Composition]:
         """Returns both."""
-        adapters = [version for version in registered if version.adapts]
-        return {"main": Single(adapters[-1].ref), self.before: Single(adapters[0].ref)}
+        left = context.adapters_with(registered)[-1]
+        return {"main": Single(left.ref), self.before: Single(registered[0].ref)}

@@ -78,6 +78,7 @@ class AlignClassifier:
             aligned,
             base=context.adapted.base,
             parents=parents,
+            recipe={"aligned": trained.ref},
             run=context.run,
             task=context.task.name,
             data=trained.data,

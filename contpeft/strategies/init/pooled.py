@@ -10,7 +10,7 @@ import torch
 from contpeft.adapters.pools import BankOptions, fresh_pool, grown_pool
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterState, Parent, Version
-from contpeft.strategies.about import About
+from contpeft.strategies.about import COMPONENTS, About
 from contpeft.strategies.context import Context
 from contpeft.strategies.init.from_last import FromLast
 
@@ -29,9 +29,13 @@ class Pooled(FromLast):
         banks: what the pool is made of.
     """
 
-    about: ClassVar[About] = About(growth="2 P w a component and layer, 2 d for its key, in banks that grow")
+    about: ClassVar[About] = About(growth=COMPONENTS)
 
     banks: tuple[BankOptions, ...] = (BankOptions(),)
+
+    def keeps(self) -> str:
+        """Returns what it keeps for every task; nothing where all tasks train the same components."""
+        return COMPONENTS if any(bank.grows for bank in self.banks) else ""
 
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches the last version, grown; a fresh pool at the first task.

@@ -4,8 +4,10 @@ from contpeft.strategies.penalty.anchored import Anchored
 from contpeft.strategies.penalty.anchored_update import AnchoredUpdate
 from contpeft.strategies.penalty.dark_replay import DarkReplay
 from contpeft.strategies.penalty.distilled import Distilled
+from contpeft.strategies.penalty.near_identity_values import NearIdentityValues
 from contpeft.strategies.penalty.near_keys import NearKeys
 from contpeft.strategies.penalty.orthogonal_components import OrthogonalComponents
+from contpeft.strategies.penalty.orthogonal_routing import OrthogonalRouting
 from contpeft.strategies.penalty.orthogonal_rows import OrthogonalRows
 from contpeft.strategies.penalty.plus import Plus
 from contpeft.strategies.penalty.replay import Replay
@@ -17,8 +19,10 @@ __all__ = [
     "AnchoredUpdate",
     "DarkReplay",
     "Distilled",
+    "NearIdentityValues",
     "NearKeys",
     "OrthogonalComponents",
+    "OrthogonalRouting",
     "OrthogonalRows",
     "Plus",
     "Replay",

@@ -1,5 +1,6 @@
 """Parts: a correction of the update the optimizer has just applied."""
 
+from contpeft.strategies.init.orthogonal_subspace import OrthogonalSubspace
 from contpeft.strategies.projection.calibrate import Calibrate
 from contpeft.strategies.projection.each import Each
 from contpeft.strategies.projection.follow import Follow
@@ -11,6 +12,7 @@ __all__ = [
     "Calibrate",
     "Each",
     "Follow",
+    "OrthogonalSubspace",
     "ProjectUpdate",
     "Slow",
     "SumPath",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.strategies.consolidate import Fisher, OutputSensitivity, PathIntegral
-from contpeft.strategies.init import ScaledDirections
-from contpeft.strategies.penalty import Anchored, AnchoredUpdate, Distilled
+from contpeft.strategies.init import ScaledDirections, SharedFactors
+from contpeft.strategies.penalty import Anchored, AnchoredUpdate, Distilled, OrthogonalRouting
 from contpeft.strategies.projection import SumPath
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes.bounds import BOUNDS
@@ -64,5 +64,12 @@ ANCHORS: dict[str, Recipe] = {
         init=ScaledDirections(ranks=((4, 0.8), (8, 0.6))),
         what="The same with smaller ranks for later tasks.",
         paper=_SD,
+    ),
+    "c-lora": replace(
+        _PARENT,
+        init=SharedFactors(),
+        penalty=OrthogonalRouting(),
+        what="One pair of factors for all tasks; later tasks learn a small matrix between the two.",
+        paper="C-LoRA, 2025, arXiv 2502.17920",
     ),
 }

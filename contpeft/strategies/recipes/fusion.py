@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contpeft.strategies.answers import ByTask, Latest
-from contpeft.strategies.fusion import NearIdentityValues
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import Fresh, FuseAll
+from contpeft.strategies.penalty import NearIdentityValues
 from contpeft.strategies.recipe import Recipe
 
 __all__ = ["FUSIONS"]

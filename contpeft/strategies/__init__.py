@@ -6,6 +6,7 @@ from contpeft.strategies.answers import (
     BeforeAndAfter,
     ByStatistics,
     Classify,
+    GatedTogether,
     Latest,
     Merged,
     MixByArrow,
@@ -36,6 +37,7 @@ from contpeft.strategies.consolidate import (
     MergeOn,
     OutputSensitivity,
     PathIntegral,
+    ProtectGate,
     ProtectInputs,
     RepairMerge,
     Then,
@@ -59,6 +61,7 @@ from contpeft.strategies.init import (
     Orthonormal,
     ResidualGradient,
     ScaledDirections,
+    WithGate,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import (
@@ -73,7 +76,7 @@ from contpeft.strategies.penalty import (
     UsedEntries,
 )
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectUpdate, Slow, SumPath
+from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectGate, ProjectUpdate, Slow, SumPath
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 from contpeft.strategies.rejection import Judged, Rejection
@@ -115,6 +118,7 @@ __all__ = [
     "FromMerged",
     "GatherRidge",
     "GatherStatistics",
+    "GatedTogether",
     "GatherSubspaces",
     "Head",
     "HeadOnly",
@@ -145,8 +149,10 @@ __all__ = [
     "PathIntegral",
     "Penalty",
     "Plus",
+    "ProjectGate",
     "ProjectUpdate",
     "Projection",
+    "ProtectGate",
     "ProtectInputs",
     "Recipe",
     "Rejection",
@@ -163,6 +169,7 @@ __all__ = [
     "TrainingData",
     "UsedEntries",
     "WithAverage",
+    "WithGate",
     "as_classifier",
     "best_labels",
     "composition_key",

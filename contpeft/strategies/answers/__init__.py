@@ -3,6 +3,7 @@
 from contpeft.strategies.answers.averaged import Averaged, WithAverage
 from contpeft.strategies.answers.by_statistics import ByStatistics, Classify, RouteByStatistics
 from contpeft.strategies.answers.by_task import ByTask
+from contpeft.strategies.answers.gated_together import GatedTogether
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.merged import Merged
 from contpeft.strategies.answers.mixtures import MixByArrow, MixByStatistics, TheSurest
@@ -14,6 +15,7 @@ __all__ = [
     "ByStatistics",
     "ByTask",
     "Classify",
+    "GatedTogether",
     "Latest",
     "Merged",
     "MixByArrow",

@@ -17,6 +17,7 @@ from contpeft.strategies.consolidate.merge_factors import MergeFactors
 from contpeft.strategies.consolidate.merge_on import MergeOn
 from contpeft.strategies.consolidate.output_sensitivity import OutputSensitivity
 from contpeft.strategies.consolidate.path_integral import PathIntegral
+from contpeft.strategies.consolidate.protect_gate import ProtectGate
 from contpeft.strategies.consolidate.protect_inputs import ProtectInputs
 from contpeft.strategies.consolidate.repair_merge import RepairMerge
 from contpeft.strategies.consolidate.ridge import GatherRidge
@@ -47,6 +48,7 @@ __all__ = [
     "MergeOn",
     "OutputSensitivity",
     "PathIntegral",
+    "ProtectGate",
     "ProtectInputs",
     "RepairMerge",
     "Then",

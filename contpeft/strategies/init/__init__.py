@@ -15,6 +15,7 @@ from contpeft.strategies.init.orthogonal_subspace import OrthogonalSubspace
 from contpeft.strategies.init.orthonormal import Orthonormal
 from contpeft.strategies.init.pooled import Pooled
 from contpeft.strategies.init.residual_gradient import ResidualGradient
+from contpeft.strategies.init.with_gate import WithGate
 
 __all__ = [
     "DesignedSubspace",
@@ -33,5 +34,6 @@ __all__ = [
     "Pooled",
     "ResidualGradient",
     "ScaledDirections",
+    "WithGate",
     "stack_of",
 ]

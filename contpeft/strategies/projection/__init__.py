@@ -3,6 +3,7 @@
 from contpeft.strategies.projection.calibrate import Calibrate
 from contpeft.strategies.projection.each import Each
 from contpeft.strategies.projection.follow import Follow
+from contpeft.strategies.projection.project_gate import ProjectGate
 from contpeft.strategies.projection.project_update import ProjectUpdate
 from contpeft.strategies.projection.slow import Slow
 from contpeft.strategies.projection.sum_path import SumPath
@@ -11,6 +12,7 @@ __all__ = [
     "Calibrate",
     "Each",
     "Follow",
+    "ProjectGate",
     "ProjectUpdate",
     "Slow",
     "SumPath",

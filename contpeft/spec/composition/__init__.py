@@ -2,8 +2,8 @@
 
 from contpeft.spec.composition.choices import Parallel, Route, Surest
 from contpeft.spec.composition.concat import Concat
-from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.gated import Gated
+from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum, average
 from contpeft.spec.composition.reading import (
     Choices,

@@ -13,7 +13,7 @@ FUSION: Final = "fusion"
 """The kind of versions that are attention over others; ``over`` in their configuration are those."""
 
 GATED: Final = "gated"
-"""The kind of versions that are a LoRA adapter with a gate; ``lora`` in their configuration is the adapter."""
+"""The kind of versions that are LoRA adapters with a gate; ``lora`` in their configuration is the adapter."""
 
 UNION: Final = "union"
 """The kind of versions whose parts are attached together; ``parts`` in their configuration are those."""

@@ -17,7 +17,7 @@ from contpeft.strategies.recipes import GATING, PROMPTS
 
 # Whose adapter does not start at nothing, or whose head is fitted after training: told in their docstrings.
 STARTS_ELSEWHERE: frozenset[str] = frozenset({*PROMPTS, "osf"})
-# Whose first adapter is not the plain one: none at all, another start or rate, frozen factors, prompts, gates.
+# Whose first adapter is not the plain one: none, another start or rate, frozen factors, prompts, gates.
 OTHER_FIRST: frozenset[str] = frozenset(
     {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, *GATING, "inflora", "keeplora", "osf"}
 )

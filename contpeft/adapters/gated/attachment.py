@@ -28,8 +28,8 @@ _CHILD: Final = "row_gates"  # their name in the model while they are in
 class GatedAttachment(Attached):
     """A LoRA adapter and its gate, with earlier ones beside them; made installed.
 
-    What a layer says is ``W x + sum_i w_i(row) s_i B_i A_i x``: every row of a batch has one weight an adapter,
-    the same in all layers. Training and answering compute by these very modules.
+    What a layer says is ``W x + sum_i w_i(row) s_i B_i A_i x``: a row has one weight for each adapter, the
+    same in all layers. Training and answering compute by these very modules.
 
     Args:
         model: the transformers model, with no adapter in it.
@@ -182,8 +182,8 @@ def _earlier_gates(earlier: Sequence[AdapterState], gate: Gate) -> list[Gate]:
     gates = gates_of(earlier) if earlier else []
     if gates and gates[-1].options != gate.options:
         raise SpecError(
-            f"a gate of {gate.options} does not weigh together with earlier ones of {gates[-1].options}; keep "
-            "one recipe under one name"
+            f"a gate of {gate.options} does not weigh together with earlier ones of {gates[-1].options}; "
+            "keep one recipe under one name"
         )
     return gates
 

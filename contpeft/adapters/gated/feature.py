@@ -1,7 +1,7 @@
 """What a row is to a gate: the mean embedding of its tokens.
 
-No adapter here changes embeddings, so that it is the same for ever, and it is there before the first adapted layer
-is asked: no second pass. GainLoRA and MoCL read the same; SAPT takes the maximum over tokens.
+No adapter with a gate changes embeddings, so that it is the same for ever, and it is there before the first
+adapted layer is asked: no second pass. GainLoRA and MoCL read the same; SAPT takes the maximum over tokens.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def watching_rows(model: nn.Module, see: Callable[[Tensor | None], None]) -> Ite
 
 @contextmanager
 def reading_rows(model: nn.Module) -> Iterator[Callable[[Callable[[], object]], Tensor]]:
-    """Yields what returns the rows ``(B, d)`` of one call of a model, which goes no further than its embeddings.
+    """Yields what returns the rows ``(B, d)`` of a call of a model, which goes no further than its embeddings.
 
     Args:
         model: the transformers model; what is called has it read one batch.

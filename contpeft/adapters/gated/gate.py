@@ -53,10 +53,10 @@ class GateOptions:
 
 
 class Gate(nn.Module):
-    """A query of two layers, ``z = s(W_1 s(W_0 x))`` with ``s`` the SiLU and no biases, and a key of its size.
+    """A query of two layers, ``z = s(W_1 s(W_0 x))`` with ``s`` the SiLU and no biases, and a key.
 
-    ``x`` is what a row is, at a mean square of 1, so that the layers read vectors of one size whatever the model.
-    Attention normalises ``z`` instead of the last ``s``; cosine has no layers, and there ``z = x``.
+    ``x`` is what a row is, at a mean square of 1, so that the layers read vectors of one size whatever the
+    model. Attention normalises ``z`` instead of the last ``s``; cosine has no layers, and there ``z = x``.
 
     Args:
         options: what it is made of.
@@ -98,10 +98,13 @@ class Gate(nn.Module):
 def weigh(gates: Sequence[Gate], rows: Tensor) -> Tensor:
     """Returns how much each row gets of each adapter, ``(B, N)``.
 
-    ``"independent"``: ``|2 sigmoid(4 cos(g_i(x), k_i)) - 1|``, from 0 for a right angle to 0.964 for the same or
-    the opposite direction (GainLoRA, Liang et al. 2025, arXiv 2505.15424). ``"attention"``: ``softmax_i(q(x) . k_i / sqrt(d))``, ``q`` being the last gate's
-    (SAPT, Zhao et al. 2024, arXiv 2401.08295). ``"cosine"``: ``cos(x, k_i)`` (MoCL, Wang et al.
-    2024, arXiv 2404.00790).
+    ``"independent"`` (GainLoRA, Liang et al. 2025, arXiv 2505.15424): ``|2 sigmoid(4 cos(g_i(x), k_i)) - 1|``,
+    from 0 at a right angle to 0.964 in the same or the opposite direction.
+
+    ``"attention"`` (SAPT, Zhao et al. 2024, arXiv 2401.08295): ``softmax_i(q(x) . k_i / sqrt(d))``, ``q`` being
+    the query of the last gate.
+
+    ``"cosine"`` (MoCL, Wang et al. 2024, arXiv 2404.00790): ``cos(x, k_i)``.
 
     Args:
         gates: of one rule, in the order in which they were learnt.

@@ -58,8 +58,8 @@ def mean_over_tokens(states: Tensor, mask: Tensor | None, what: str) -> Tensor:
 def _check(mask: Any, what: str) -> None:
     if isinstance(mask, Tensor) and mask.ndim != 2:
         raise UnsupportedError(
-            f"an attention mask of shape {tuple(mask.shape)} does not tell tokens from padding, and {what} is "
-            "a mean over tokens; give one of shape (rows, tokens)"
+            f"an attention mask of shape {tuple(mask.shape)} does not tell tokens from padding, and {what} "
+            "is a mean over tokens; give one of shape (rows, tokens)"
         )
 
 

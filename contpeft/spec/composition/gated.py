@@ -15,12 +15,12 @@ __all__ = ["Gated"]
 class Gated(Value):
     """What several adapters add to the base, each times the weight that the gates give it for the row.
 
-    An adapter and its gate are one version, so that adapters named without the last ones answer with the gates
-    of then: what has changed since is the drift of the gates, apart from that of the adapters.
+    An adapter and its gate are one version, so that the first of them, named alone, answer with the gates of
+    then: what has changed since is the drift of the gates, apart from that of the adapters.
 
     Attributes:
-        over: versions of kind ``gated``, in the order in which they were learnt; where gates share a query, it is
-            that of the last.
+        over: versions of kind ``gated``, in the order in which they were learnt; where gates share a query,
+            it is that of the last.
         head: the version whose head scores the features; None for that of the last.
     """
 

@@ -1,4 +1,4 @@
-"""Compositions that one head answers for: a version, a sum, a stack, a fusion, gated adapters; layers dropped."""
+"""Compositions that one head answers for: a version, a sum, a stack, a fusion, with layers dropped."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ __all__ = ["ProtectGate"]
 class ProtectGate:
     """The main directions of what each layer and the key of the gate read on the task are remembered.
 
-    Gradient projection memory (Saha et al. 2021, arXiv 2103.09762) on the gate, as GainLoRA has it: a later gate
-    that starts from this one's layers and changes nothing in these directions makes the same query of the
-    task's rows, and a key at right angles to those queries gives them no weight. Rows are one vector each, so
-    that this costs the embeddings of the task's rows.
+    Gradient projection memory (Saha et al. 2021, arXiv 2103.09762) on the gate, as GainLoRA has it: a later
+    gate that starts from this one's layers and changes nothing in these directions makes the same query of
+    the task's rows, and a key at right angles to those queries gives them no weight. Rows are one vector
+    each, so that this costs the embeddings of the task's rows.
 
     Attributes:
         share: of the energy that is kept.

@@ -26,11 +26,11 @@ _STRAY: Final = 1e-3  # of a drawn direction in a key's start, for a task whose 
 
 @dataclass(frozen=True)
 class WithGate(Fresh):
-    """A new LoRA adapter and gate per task, weighed row by row together with all earlier ones, which are frozen.
+    """A new LoRA adapter and gate per task, weighed row by row with all earlier ones, which are frozen.
 
     The gate's layers go on from those of the last gate; its key starts at the mean query of the task's rows,
-    without what lies where gates have read on earlier tasks, if that is remembered (:class:`ProtectGate`). The
-    adapter starts as its method does, so that attaching it changes no output.
+    without what lies where gates have read on earlier tasks, if that is remembered (:class:`ProtectGate`).
+    The adapter starts as its method does, so that attaching the first changes no output.
 
     Attributes:
         gate: what gates are made of.
@@ -49,8 +49,8 @@ class WithGate(Fresh):
 
         Raises:
             SpecError: if earlier adapters have no gates, or others.
-            UnsupportedError: if the adapter is no plain LoRA of linear layers, if there are no examples, or no
-                direction is left that gates have not read.
+            UnsupportedError: if the adapter is no plain LoRA of linear layers, if there are no examples, or
+                no direction is left that gates have not read.
         """
         earlier = [context.load(version.ref) for version in context.adapters]
         for version, _ in earlier:

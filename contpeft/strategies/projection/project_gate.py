@@ -21,8 +21,8 @@ __all__ = ["ProjectGate"]
 class ProjectGate:
     """What lies where earlier gates have read is taken out of each applied update of the gate at hand.
 
-    ``W' <- W' - (W' - W) M M^T`` for both layers and the key. GainLoRA projects gradients: what Adam and weight
-    decay make of these is not projected any more, and the new gate opens on earlier rows.
+    ``W' <- W' - (W' - W) M M^T`` for both layers and the key. Projected gradients would not do: what Adam and
+    weight decay make of these is not projected any more, and the new gate opens on earlier rows.
     """
 
     about: ClassVar[About] = About(paper="Liang et al. 2025, arXiv 2505.15424")

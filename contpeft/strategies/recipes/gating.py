@@ -27,7 +27,7 @@ _MOCL = Recipe(
     init=WithGate(GateOptions("cosine")),
     head=Cosine(grow=True, local=True),
     answers=GatedTogether(),
-    what="An adapter and a task vector per task; all adapters are mixed by how near the row is to the vectors.",
+    what="An adapter and a task vector per task; adapters are mixed by how near the row is to the vectors.",
     paper="Wang et al. 2024, arXiv 2404.00790",
 )
 
@@ -41,7 +41,7 @@ GATING: dict[str, Recipe] = {
     "sapt": replace(
         _MOCL,
         init=WithGate(GateOptions("attention")),
-        what="An adapter and a key per task; all adapters are mixed by a shared query's attention to the keys.",
+        what="An adapter and a key per task; adapters are mixed by the attention of a shared query to the keys.",
         paper="Zhao et al. 2024, arXiv 2401.08295",
     ),
     "mocl": _MOCL,

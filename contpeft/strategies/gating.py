@@ -14,14 +14,17 @@ from contpeft.spec import Gated
 from contpeft.strategies.context import Context
 from contpeft.strategies.subspaces import Protected, Subspace
 
-__all__ = ["GATE_INPUTS", "gate_at_hand", "gate_weights", "kept_off", "task_rows"]
+__all__ = ["GATE_INPUTS", "ROUTING", "gate_weights", "gated_at_hand", "kept_off", "task_rows"]
 
 GATE_INPUTS: Final = "gate-inputs"
 """The name of the memory of what gates have read."""
 
+ROUTING: Final = "routing"
+"""The name of the memory of how rows were routed."""
 
-def gate_at_hand(context: Context, part: str) -> Gate:
-    """Returns the gate that is attached with the adapter.
+
+def gated_at_hand(context: Context, part: str) -> GatedAttachment:
+    """Returns the adapter with a gate that is attached.
 
     Raises:
         UnsupportedError: if there is none, naming the part that asks.
@@ -30,7 +33,7 @@ def gate_at_hand(context: Context, part: str) -> Gate:
     if not isinstance(attached, GatedAttachment):
         there = "nothing" if attached is None else f"an adapter of method {attached.kind!r}"
         raise UnsupportedError(f"{part} works on gates, {there} is attached; give init=WithGate(...)")
-    return attached.gate
+    return attached
 
 
 def task_rows(context: Context, part: str) -> Tensor:

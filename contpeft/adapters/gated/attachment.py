@@ -113,6 +113,10 @@ class GatedAttachment(Attached):
             self.weights = None
             self.installed = False
 
+    def weigh(self, rows: Tensor) -> Tensor:
+        """Returns the weights ``(B, N)`` of rows ``(B, d)``, the own adapter's last, gradients flowing."""
+        return weigh([cast(Gate, gate) for gate in self._gates], rows)
+
     def parameters(self) -> list[nn.Parameter]:
         """Returns those of the adapter on top and of its gate."""
         return [*self._own.parameters(), *self.gate.parameters()]
@@ -157,8 +161,7 @@ class GatedAttachment(Attached):
         }
 
     def _see(self, rows: Tensor | None) -> None:
-        gates = [cast(Gate, gate) for gate in self._gates]
-        self.weights = None if rows is None else weigh(gates, rows)
+        self.weights = None if rows is None else self.weigh(rows)
 
     def _of_earlier(self, path: str, x: Tensor) -> Tensor:
         return self._told(x)[:, None, :-1].to(x.dtype)

@@ -47,7 +47,7 @@ def watching_rows(model: nn.Module, see: Callable[[Tensor | None], None]) -> Ite
 
 @contextmanager
 def reading_rows(model: nn.Module) -> Iterator[Callable[[Callable[[], object]], Tensor]]:
-    """Yields what returns the rows ``(B, d)`` of a call of a model, which goes no further than its embeddings.
+    """Yields what returns the rows ``(B, d)`` of a call of a model, which ends at its embeddings.
 
     Args:
         model: the transformers model; what is called has it read one batch.

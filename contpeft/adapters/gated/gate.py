@@ -98,11 +98,11 @@ class Gate(nn.Module):
 def weigh(gates: Sequence[Gate], rows: Tensor) -> Tensor:
     """Returns how much each row gets of each adapter, ``(B, N)``.
 
-    ``"independent"`` (GainLoRA, Liang et al. 2025, arXiv 2505.15424): ``|2 sigmoid(4 cos(g_i(x), k_i)) - 1|``,
-    from 0 at a right angle to 0.964 in the same or the opposite direction.
+    ``"independent"`` (GainLoRA, Liang et al. 2025, arXiv 2505.15424):
+    ``|2 sigmoid(4 cos(q_i(x), k_i)) - 1|``, 0 at a right angle and 0.964 along the key or against it.
 
-    ``"attention"`` (SAPT, Zhao et al. 2024, arXiv 2401.08295): ``softmax_i(q(x) . k_i / sqrt(d))``, ``q`` being
-    the query of the last gate.
+    ``"attention"`` (SAPT, Zhao et al. 2024, arXiv 2401.08295): ``softmax_i(q(x) . k_i / sqrt(d))`` with the
+    query of the last gate.
 
     ``"cosine"`` (MoCL, Wang et al. 2024, arXiv 2404.00790): ``cos(x, k_i)``.
 

@@ -8,6 +8,7 @@ from contpeft.strategies.consolidate.fisher import Fisher
 from contpeft.strategies.consolidate.followed import FollowStatistics
 from contpeft.strategies.consolidate.freeze import Freeze
 from contpeft.strategies.consolidate.keep_average import KeepAverage
+from contpeft.strategies.consolidate.keep_routing import KeepRouting
 from contpeft.strategies.consolidate.keep_rows import KeepRows
 from contpeft.strategies.consolidate.kept_features import KeepFeatures
 from contpeft.strategies.consolidate.measure_overlap import MeasureOverlap
@@ -39,6 +40,7 @@ __all__ = [
     "GatherSubspaces",
     "KeepAverage",
     "KeepFeatures",
+    "KeepRouting",
     "KeepRows",
     "KeepThresholds",
     "MeasureOverlap",

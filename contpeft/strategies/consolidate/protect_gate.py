@@ -10,7 +10,7 @@ import torch
 from contpeft.spec import Version
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
-from contpeft.strategies.gating import GATE_INPUTS, gate_at_hand, task_rows
+from contpeft.strategies.gating import GATE_INPUTS, gated_at_hand, task_rows
 from contpeft.strategies.subspaces import Energy, Protected, Subspace, grown
 
 __all__ = ["ProtectGate"]
@@ -47,7 +47,7 @@ class ProtectGate:
         Raises:
             UnsupportedError: if there is no gate, or no examples.
         """
-        gate = gate_at_hand(context, "protecting what a gate reads")
+        gate = gated_at_hand(context, "protecting what a gate reads").gate
         with torch.no_grad():
             read = gate.reads(task_rows(context, "protecting what a gate reads"))
         before, spaces = Protected.recalled(context, GATE_INPUTS), {}

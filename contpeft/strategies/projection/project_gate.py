@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
-from contpeft.strategies.gating import gate_at_hand, kept_off
+from contpeft.strategies.gating import gated_at_hand, kept_off
 from contpeft.strategies.subspaces import Subspace
 
 __all__ = ["ProjectGate"]
@@ -41,5 +41,5 @@ class ProjectGate:
 def _tensors(context: Context) -> dict[str, tuple[nn.Parameter, Subspace]]:
     """Returns the gate's tensors by their names in the module, each with what it keeps off."""
     names = {id(parameter): name for name, parameter in context.own_parameters.items()}
-    protected = kept_off(context, gate_at_hand(context, "projecting a gate's updates"))
+    protected = kept_off(context, gated_at_hand(context, "projecting a gate's updates").gate)
     return {names[id(tensor)]: (tensor, space.like(tensor)) for tensor, space in protected.values()}

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from contpeft.adapters.gated import GateOptions
 from contpeft.strategies.answers import GatedTogether
-from contpeft.strategies.consolidate import ProtectGate
+from contpeft.strategies.consolidate import KeepRouting, ProtectGate
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import WithGate
+from contpeft.strategies.penalty import RoutedAsBefore
 from contpeft.strategies.projection import ProjectGate
 from contpeft.strategies.recipe import Recipe
 
@@ -31,6 +32,13 @@ _MOCL = Recipe(
     paper="Wang et al. 2024, arXiv 2404.00790",
 )
 
+_SAPT = replace(
+    _MOCL,
+    init=WithGate(GateOptions("attention")),
+    what="An adapter and a key per task; adapters are mixed by the attention of a shared query to keys.",
+    paper="Zhao et al. 2024, arXiv 2401.08295",
+)
+
 GATING: dict[str, Recipe] = {
     "gainlora": _GAINLORA,
     "gainlora-unprojected": replace(
@@ -38,11 +46,12 @@ GATING: dict[str, Recipe] = {
         projection=None,
         what="The same without projection: the new gate starts shut for earlier rows and opens as it learns.",
     ),
-    "sapt": replace(
-        _MOCL,
-        init=WithGate(GateOptions("attention")),
-        what="An adapter and a key per task; adapters are mixed by the attention of a shared query to the keys.",
-        paper="Zhao et al. 2024, arXiv 2401.08295",
+    "sapt": _SAPT,
+    "sapt-kept": replace(
+        _SAPT,
+        penalty=RoutedAsBefore(),
+        consolidate=KeepRouting(),
+        what="The same, and a few kept rows of every task are to be routed as they were.",
     ),
     "mocl": _MOCL,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,10 +25,11 @@ from contpeft.callbacks import ContinualAdapter
 from contpeft.digest import json_digest
 from contpeft.errors import ConfigError
 from contpeft.experiments.config import Experiment
+from contpeft.experiments.gate_drift import gate_drift
 from contpeft.experiments.measure import Measure, StartScores
 from contpeft.experiments.progress import Observer, Progress, ProgressCallback
 from contpeft.experiments.tasks import TaskData
-from contpeft.spec import Score, Version
+from contpeft.spec import Composition, Score, Version
 from contpeft.store import AdapterStore, Run, Status, Step
 from contpeft.strategies import (
     Classifier,
@@ -180,9 +181,17 @@ class _Sequence:
             versions=[version.ref for version in registered],
             scores=scores,
             seconds=time.monotonic() - started,
-            detail={"recipe": recipe_digest(step.recipe)},
+            detail={"recipe": recipe_digest(step.recipe)} | self._drift(step, context, answers),
         )
         return registered
+
+    def _drift(
+        self, step: _Task, context: Context, answers: Mapping[str, Composition]
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Returns what a step notes of gates that have moved: nothing where there are none."""
+        finished = self._store.steps(self._experiment.name, step.way)
+        drift = gate_drift(context, self._stream, finished, answers)
+        return {"gate_drift": drift} if drift else {}
 
     def _stages(self, step: _Task) -> list[_Task]:
         """Returns the step once for each stage, which goes on counting batches where the last one ends."""

@@ -198,6 +198,6 @@ def _ups(own: Attached) -> list[nn.Module]:
     if own.kind != "lora" or wrong is not None or not layers:
         raise UnsupportedError(
             f"a gate weighs what a plain LoRA adapter adds to linear layers, not an adapter of method "
-            f"{own.kind!r}" + (f" in a {type(wrong).__name__}" if wrong is not None else "")
+            f"{own.kind!r}" + (f" that makes a {type(wrong).__name__} a variant" if wrong is not None else "")
         )
     return [next(iter(cast(LoraLinear, layer).lora_B.values())) for layer in layers]

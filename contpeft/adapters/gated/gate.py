@@ -82,7 +82,7 @@ class Gate(nn.Module):
             rows: what the rows are, ``(B, d)``.
         """
         read = {}
-        x = F.rms_norm(rows.to(self.key.dtype), rows.shape[-1:])
+        x = math.sqrt(rows.shape[-1]) * F.normalize(rows.to(self.key.dtype), dim=-1)
         for number in range(LAYERS if self.options.rule != "cosine" else 0):
             read[str(number)] = x
             x = F.linear(x, cast(Tensor, getattr(self, f"w{number}")))

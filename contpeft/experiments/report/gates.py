@@ -11,8 +11,8 @@ from contpeft.experiments.report.tables import Table
 __all__ = ["GATES_NOTE", "gate_table"]
 
 GATES_NOTE = (
-    "sum over adapters of |weight now - weight when the task was learnt|, mean over its test rows; the adapters "
-    "are frozen, so that nothing else has changed below the head"
+    "sum over adapters of |weight now - weight when the task was learnt|, mean over its test rows; the "
+    "adapters are frozen, so that nothing else has changed below the head"
 )
 
 

@@ -1,44 +1,79 @@
-"""How far gates have moved on the rows of earlier tasks, apart from what became of adapters and heads."""
+"""What became of earlier tasks because gates have moved, apart from what adapters and heads have done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.experiments.tasks import TaskStream
-from contpeft.spec import Composition, Gated
+from contpeft.experiments.measure import Measure
+from contpeft.experiments.report.stages import STAGE
+from contpeft.spec import Composition, Gated, Score
 from contpeft.store import Step
-from contpeft.strategies import Context
 from contpeft.strategies.gating import gate_weights
 
-__all__ = ["gate_drift", "moved"]
+__all__ = ["GATES_OF_THEN", "GateHistory", "moved"]
+
+GATES_OF_THEN: Final = f"{STAGE}gates-moved"
+"""The name of the answer in which every task has the gates that it was learnt with, and the head of now."""
 
 
-def gate_drift(
-    context: Context, stream: TaskStream, earlier: Iterable[Step], now: Mapping[str, Composition]
-) -> dict[str, dict[str, float]]:
-    """Returns what :func:`moved` says of the test rows of each earlier task, by the task's name.
+@dataclass(frozen=True)
+class GateHistory:
+    """The gates with which each task of a way was learnt: those of its main answer then.
 
-    The weights of then are those of the way's main answer when the task had just been learnt, which names its
-    gates; adapters with gates stay as they are, so that nothing but weights and head has changed since.
+    Adapters with gates stay as they are, so that below the head nothing changes but their weights.
 
-    Args:
-        context: the way's context.
-        stream: has the test rows.
-        earlier: the way's finished steps.
-        now: what answers now; there is nothing to tell if the main one has no gates.
+    Attributes:
+        then: index of each task so far to what answered right after it; empty for a way without gates.
     """
-    main, found = now.get("main"), {}
-    for step in earlier:
-        then = step.answers.get("main")
-        if isinstance(main, Gated) and isinstance(then, Gated) and step.step < context.step:
-            test = stream[step.step].test
+
+    then: Mapping[int, Gated]
+
+    @classmethod
+    def of(cls, earlier: Iterable[Step], step: int, now: Mapping[str, Composition]) -> GateHistory:
+        """Returns the history of a way.
+
+        Args:
+            earlier: its finished steps.
+            step: the index of the task just learnt.
+            now: what answers after it.
+        """
+        told = {each.step: each.answers.get("main") for each in earlier if each.step < step}
+        found = {**told, step: now.get("main")}
+        gated = {index: main for index, main in found.items() if isinstance(main, Gated)}
+        return cls(gated if len(gated) == len(found) else {})
+
+    def drift(self, measure: Measure) -> dict[str, dict[str, float]]:
+        """Returns what :func:`moved` says of the test rows of each earlier task, by the task's name."""
+        found, context = {}, measure.context
+        for index, then in list(self.then.items())[:-1]:
+            test = measure.stream[index].test
             rows = context.features.embedded(test.inputs, test.digest())
-            weights = [gate_weights(each, context.load, rows) for each in (then, main)]
-            found[step.task] = moved(*weights)
-    return found
+            weights = [gate_weights(each, context.load, rows) for each in (then, self._now)]
+            found[measure.stream[index].name] = moved(*weights)
+        return found
+
+    def scores(self, measure: Measure) -> list[Score]:
+        """Returns the scores of the answer :data:`GATES_OF_THEN`: what would be if no gate had moved."""
+        last = max(self.then, default=-1)
+        return [
+            measure.cell(GATES_OF_THEN, self._with_head_of_now(index), last, index, protocol, answerer)
+            for index in self.then
+            for answerer in [measure.answerer()]
+            for protocol in measure.protocols
+        ]
+
+    @property
+    def _now(self) -> Gated:
+        return self.then[max(self.then)]
+
+    def _with_head_of_now(self, index: int) -> Gated:
+        then = self.then[index]
+        return then if then == self._now else replace(then, head=self._now.answering)
 
 
 def moved(then: Tensor, now: Tensor) -> dict[str, float]:

@@ -54,14 +54,14 @@ class Measure:
         not change, so isolated adapters cost one measurement a task.
         """
         return [
-            self._cell(answer, composition, step, group, protocol, answerer)
+            self.cell(answer, composition, step, group, protocol, answerer)
             for answer, composition in answers.items()
             for group in range(step + 1)
-            for answerer in [self._answerer()]
+            for answerer in [self.answerer()]
             for protocol in self.protocols
         ]
 
-    def _answerer(self) -> Answerer:
+    def answerer(self) -> Answerer:
         """Returns what answers one task's rows: for all protocols from the same scores."""
         context = self.context
         base, store = context.adapted.base, context.store
@@ -73,7 +73,7 @@ class Measure:
             kept={},
         )
 
-    def _cell(
+    def cell(
         self,
         answer: str,
         composition: Composition,
@@ -82,6 +82,16 @@ class Measure:
         protocol: Protocol,
         answerer: Answerer,
     ) -> Score:
+        """Returns the score of a composition on one task.
+
+        Args:
+            answer: what the composition is called.
+            composition: what answers.
+            step: the index of the task learnt last.
+            group: that of the task whose rows are asked.
+            protocol: which labels may be answered.
+            answerer: what :meth:`answerer` returned for the task.
+        """
         data = self.stream[group]
         effective = task_choice(composition, group) if protocol == "task_aware" else composition
         among = self._among(data, step, protocol)

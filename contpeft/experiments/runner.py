@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +25,11 @@ from contpeft.callbacks import ContinualAdapter
 from contpeft.digest import json_digest
 from contpeft.errors import ConfigError
 from contpeft.experiments.config import Experiment
-from contpeft.experiments.gate_drift import gate_drift
+from contpeft.experiments.gate_drift import GateHistory
 from contpeft.experiments.measure import Measure, StartScores
 from contpeft.experiments.progress import Observer, Progress, ProgressCallback
 from contpeft.experiments.tasks import TaskData
-from contpeft.spec import Composition, Score, Version
+from contpeft.spec import Score, Version
 from contpeft.store import AdapterStore, Run, Status, Step
 from contpeft.strategies import (
     Classifier,
@@ -171,7 +171,11 @@ class _Sequence:
         self._observer(replace(step.progress, phase="evaluate"))
         with self._skipping(context.adapted):
             answers = own.recipe.route(context, made)
-            scores += self._measure(step.way, context).after(step.index, answers)
+            measure = self._measure(step.way, context)
+            finished = self._store.steps(self._experiment.name, step.way)
+            gates = GateHistory.of(finished, step.index, answers)
+            scores += [*measure.after(step.index, answers), *gates.scores(measure)]
+            drift = gates.drift(measure)
         self._store.finish_step(
             self._experiment.name,
             step.way,
@@ -181,17 +185,9 @@ class _Sequence:
             versions=[version.ref for version in registered],
             scores=scores,
             seconds=time.monotonic() - started,
-            detail={"recipe": recipe_digest(step.recipe)} | self._drift(step, context, answers),
+            detail={"recipe": recipe_digest(step.recipe)} | ({"gate_drift": drift} if drift else {}),
         )
         return registered
-
-    def _drift(
-        self, step: _Task, context: Context, answers: Mapping[str, Composition]
-    ) -> dict[str, dict[str, dict[str, float]]]:
-        """Returns what a step notes of gates that have moved: nothing where there are none."""
-        finished = self._store.steps(self._experiment.name, step.way)
-        drift = gate_drift(context, self._stream, finished, answers)
-        return {"gate_drift": drift} if drift else {}
 
     def _stages(self, step: _Task) -> list[_Task]:
         """Returns the step once for each stage, which goes on counting batches where the last one ends."""

@@ -233,5 +233,5 @@ def test_without_examples_it_says_what_it_needs(store: AdapterStore) -> None:
 
 def test_a_gated_version_is_no_adapter_of_pefts(store: AdapterStore, tmp_path: Any) -> None:
     learnt(store, find_recipe("mocl"), tasks=1)
-    with pytest.raises(UnsupportedError, match="way.one@1 is an adapter with a gate, for which PEFT has no"):
+    with pytest.raises(UnsupportedError, match=r"way.one@1 is an adapter with a gate, for which PEFT has no"):
         store.exchange.export_folder("way.one@1", tmp_path / "folder")

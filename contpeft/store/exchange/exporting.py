@@ -151,8 +151,8 @@ def _factors(version: Version, data: bytes) -> list[Entry]:
         )
     if version.kind == GATED:
         raise UnsupportedError(
-            f"{version.ref} is an adapter with a gate, for which PEFT has no place; share it with contpeft's own "
-            "bundle or push"
+            f"{version.ref} is an adapter with a gate, for which PEFT has no place; share it with contpeft's "
+            "own bundle or push"
         )
     return own
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -57,23 +57,30 @@ class GateHistory:
             found[measure.stream[index].name] = moved(*weights)
         return found
 
-    def scores(self, measure: Measure) -> list[Score]:
-        """Returns the scores of the answer :data:`GATES_OF_THEN`: what would be if no gate had moved."""
+    def scores(self, measure: Measure, now: Sequence[Score]) -> list[Score]:
+        """Returns the scores of the answer :data:`GATES_OF_THEN`: what would be if no gate had moved.
+
+        Args:
+            measure: measures the way after its last task.
+            now: what it has just measured, from which the last task's scores are copied.
+        """
         last = max(self.then, default=-1)
-        return [
-            measure.cell(GATES_OF_THEN, self._with_head_of_now(index), last, index, protocol, answerer)
-            for index in self.then
+        told = [
+            measure.cell(
+                GATES_OF_THEN, replace(then, head=self._now.answering), last, index, protocol, answerer
+            )
+            for index, then in self.then.items()
+            if index != last
             for answerer in [measure.answerer()]
             for protocol in measure.protocols
         ]
+        own = measure.stream[last].name if self.then else None
+        same = [score for score in now if (score.answer, score.task) == ("main", own)]
+        return [*told, *(replace(score, answer=GATES_OF_THEN, copied=True) for score in same)]
 
     @property
     def _now(self) -> Gated:
         return self.then[max(self.then)]
-
-    def _with_head_of_now(self, index: int) -> Gated:
-        then = self.then[index]
-        return then if then == self._now else replace(then, head=self._now.answering)
 
 
 def moved(then: Tensor, now: Tensor) -> dict[str, float]:

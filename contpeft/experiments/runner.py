@@ -174,7 +174,8 @@ class _Sequence:
             measure = self._measure(step.way, context)
             finished = self._store.steps(self._experiment.name, step.way)
             gates = GateHistory.of(finished, step.index, answers)
-            scores += [*measure.after(step.index, answers), *gates.scores(measure)]
+            ends = measure.after(step.index, answers)
+            scores += [*ends, *gates.scores(measure, ends)]
             drift = gates.drift(measure)
         self._store.finish_step(
             self._experiment.name,

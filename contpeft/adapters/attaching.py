@@ -13,6 +13,7 @@ from torch import nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attachment import Attachment
 from contpeft.adapters.fusion import FUSION, FusionAttachment, members_of
+from contpeft.adapters.gated import GatedAttachment
 from contpeft.adapters.methods import make_config
 from contpeft.adapters.naming import method_of
 from contpeft.adapters.pools import POOL, PoolAttachment
@@ -24,6 +25,7 @@ from contpeft.adapters.regimes import train_as
 from contpeft.adapters.union import Union, part_states
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, AdapterState, Version
+from contpeft.spec.methods import GATED
 
 __all__ = ["AnySpec", "Load", "attach_fresh", "attach_stored"]
 
@@ -78,6 +80,8 @@ def attach_stored(
         return PromptAttachment.from_state(model, state)
     if state.kind == POOL:
         return PoolAttachment(model, state)
+    if state.kind == GATED:
+        return GatedAttachment.from_states(model, [state])
     if state.kind != FUSION:
         return _trained_as(Attachment.from_state(model, state), spec, fresh=False)
     if load is None:

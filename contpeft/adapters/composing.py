@@ -16,13 +16,14 @@ from contpeft.adapters.dynamics import Together
 from contpeft.adapters.folded import Fold
 from contpeft.adapters.fusion import FUSION, members_of
 from contpeft.adapters.fusion.bottleneck import BOTTLENECKS
+from contpeft.adapters.gated import GatedAttachment
 from contpeft.adapters.guests import Beside, Guest, InPlace, guests_of
 from contpeft.adapters.places import paths_of
 from contpeft.adapters.residents import Residents
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.summed import summed_sites
 from contpeft.errors import IntegrityError, SpecError
-from contpeft.spec import AdapterState, Drop, Fuse, Part, Single, Stack, Sum, Version
+from contpeft.spec import AdapterState, Drop, Fuse, Gated, Part, Single, Stack, Sum, Version
 
 __all__ = ["Composed", "Composer"]
 
@@ -207,9 +208,13 @@ class Composer:
             )
         return state
 
-    def _made(self, part: Single | Sum | Fuse, load: Load, lent: ExitStack, *, lowest: bool) -> list[Guest]:
+    def _made(
+        self, part: Single | Sum | Fuse | Gated, load: Load, lent: ExitStack, *, lowest: bool
+    ) -> list[Guest]:
         if isinstance(part, Sum):
             return self._sum(part, load, lent, lowest=lowest)
+        if isinstance(part, Gated):
+            return guests_of(self._gated(part, load), self._model)
         if isinstance(part, Fuse):
             self._check_fused(part, load)
         made = self._borrowed(part.fusion if isinstance(part, Fuse) else part.ref, load, lent)
@@ -222,6 +227,14 @@ class Composer:
             return None
         make = partial(attach_stored, self._model, state, load)
         return lent.enter_context(self._residents.borrowed(self._model, version, state, make))
+
+    def _gated(self, part: Gated, load: Load) -> GatedAttachment:
+        loaded = [load(ref) for ref in part.over]
+        for version, _ in loaded:
+            self._check(version)
+        made = GatedAttachment.from_states(self._model, [state for _, state in loaded])
+        made.remove()
+        return made
 
     def _check_fused(self, fuse: Fuse, load: Load) -> None:
         state = load(fuse.fusion)[1]

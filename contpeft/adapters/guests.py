@@ -11,6 +11,7 @@ from torch import nn
 
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.composable import LOWEST
+from contpeft.adapters.gated import GatedAttachment
 from contpeft.adapters.places import Place, Places, paths_of, set_mode
 from contpeft.adapters.stacked import StackedLora
 from contpeft.adapters.tuners.bottleneck import Site
@@ -100,7 +101,7 @@ class InPlace(Guest):
 
 
 class Whole(Guest):
-    """An adapter that cannot be put in place by place: a prompt, or a union with gates.
+    """An adapter that cannot be put in place by place: a prompt, or what has gates.
 
     Args:
         attached: the adapter, taken out.
@@ -117,12 +118,14 @@ class Whole(Guest):
         """
         if self.dropped:
             raise UnsupportedError(
-                "layers cannot be dropped of an adapter of the model's inputs, nor of a union with gates"
+                "layers cannot be dropped of an adapter of the model's inputs, of a union with gates, nor of "
+                "adapters with gates"
             )
-        parts = self._attached.parts if isinstance(self._attached, Union) else ()
+        parts = self._attached.parts if isinstance(self._attached, Union | GatedAttachment) else ()
         places = [place for part in parts if isinstance(part, Places) for place in part.places()]
         if any(base.now().module is not base.module for base, _ in places):
-            raise UnsupportedError("a union with gates cannot stand over other adapters; put it lowest")
+            what = "a union with gates" if isinstance(self._attached, Union) else "an adapter with a gate"
+            raise UnsupportedError(f"{what} cannot stand over other adapters; put it lowest")
         self._attached.install()
         undo.callback(self._attached.remove)
 

@@ -149,7 +149,7 @@ class AdaptedModel:
             UnsupportedError: if it would change more than the modules it is applied to.
         """
         head = self._place.inner
-        return self._put_in(lambda: attach_fresh(self.model, spec, head))
+        return self.put_in(lambda: attach_fresh(self.model, spec, head))
 
     def attach_fusion(
         self, members: Sequence[Member], options: FusionOptions | None = None
@@ -167,7 +167,7 @@ class AdaptedModel:
         """
         for version, _ in members:
             self.check_base(version)
-        return self._put_in(lambda: FusionAttachment(self.model, members, options))
+        return self.put_in(lambda: FusionAttachment(self.model, members, options))
 
     def attach_over(self, below: Part, load: Load, spec: AnySpec) -> Attached:
         """Attaches a fresh adapter over stored ones, which compute with it and stay as they are.
@@ -195,7 +195,7 @@ class AdaptedModel:
                 self._lent = lent.pop_all()
             return made
 
-        return self._put_in(make)
+        return self.put_in(make)
 
     def attach_state(self, state: AdapterState, spec: AnySpec | None = None) -> Attached:
         """Attaches a stored adapter to be trained on.
@@ -208,7 +208,19 @@ class AdaptedModel:
         Raises:
             SpecError: if it does not fit the model, or an adapter is attached already.
         """
-        return self._put_in(lambda: attach_stored(self.model, state, spec=spec))
+        return self.put_in(lambda: attach_stored(self.model, state, spec=spec))
+
+    def put_in(self, make: Callable[[], Put]) -> Put:
+        """Attaches what ``make`` returns, installed; raises :class:`SpecError` if an adapter is attached."""
+        if self.attachment is not None:
+            raise SpecError(
+                f"{type(self.module).__name__} has an adapter attached already; "
+                "detach() it before the next task"
+            )
+        intact = self.base
+        made = make()
+        self.attachment, self._intact = made, intact
+        return made
 
     def detach(self) -> None:
         """Takes the adapter out for good and puts the ``requires_grad`` flags back."""
@@ -375,17 +387,6 @@ class AdaptedModel:
             finally:
                 self._take_out()
                 self.attachment = own
-
-    def _put_in(self, make: Callable[[], Put]) -> Put:
-        if self.attachment is not None:
-            raise SpecError(
-                f"{type(self.module).__name__} has an adapter attached already; "
-                "detach() it before the next task"
-            )
-        intact = self.base
-        made = make()
-        self.attachment, self._intact = made, intact
-        return made
 
     def _take_out(self) -> None:
         if self.attachment is not None:

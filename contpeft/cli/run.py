@@ -86,7 +86,13 @@ def _named(experiment: Path, name: str | None, seed: int | None) -> dict[str, An
 
 
 def _print_result(result: RunResult) -> None:
-    from contpeft.experiments.report import comparison_table, matrix_table, stage_table
+    from contpeft.experiments.report import (
+        GATES_NOTE,
+        comparison_table,
+        gate_table,
+        matrix_table,
+        stage_table,
+    )
     from contpeft.experiments.report.scale import scale_of
     from contpeft.experiments.report.tables import COPIED, PROTOCOL_TITLES
 
@@ -105,6 +111,10 @@ def _print_result(result: RunResult) -> None:
         if stages.rows:
             print_lines(["", f"which stage forgets, {PROTOCOL_TITLES[protocol]}: {unit}"])
             _print_table(stages)
+    gates = gate_table(result)
+    if gates.rows:
+        print_lines(["", f"how far gates have moved on rows of earlier tasks: {GATES_NOTE}"])
+        _print_table(gates)
 
 
 def _print_table(table: Table) -> None:

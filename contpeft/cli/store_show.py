@@ -22,6 +22,7 @@ from contpeft.cli.output import (
 )
 from contpeft.spec import HeadSpec, Parent, Score, Single, Version
 from contpeft.spec.identity import calibration_key
+from contpeft.spec.methods import GATE_RULES, GATED
 from contpeft.store import AdapterStore, Branch, Change, LineUsage, ScoreChange, TensorChange
 
 __all__ = [
@@ -258,12 +259,19 @@ def _summary(version: Version, children: list[str]) -> dict[str, Any]:
         "parents": _parents(version.parents) or None,
         "children": ", ".join(children) or None,
         "head": _head(version.head) if version.head else None,
+        "gate": _gate(version) if version.kind == GATED else None,
         "parameters": f"{version.parameters:,}",
         "size": decimal(version.bytes),
         "seconds": None if version.seconds is None else f"{version.seconds:.1f}",
         "sha256": version.sha256,
         "created": version.created_at,
     }
+
+
+def _gate(version: Version) -> str:
+    rule, hidden = version.config["gate"]["rule"], version.config["gate"]["hidden"]
+    query = "" if rule == "cosine" else f" and q two layers of {hidden}"
+    return f"{GATE_RULES[rule]}, x the mean token embedding{query}"
 
 
 def _head(head: HeadSpec) -> str:

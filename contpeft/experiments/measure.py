@@ -57,16 +57,17 @@ class Measure:
         says so. With the task known a routed composition is its own choice, which later tasks do
         not change, so isolated adapters cost one measurement a task.
         """
-        answerer = self._answerer()
+        answerer = self.answerer()
         return [
             score
             for answer, composition in answers.items()
             for group in range(step + 1)
             for protocol in self.protocols
-            for score in self._cell(answer, composition, step, group, protocol, answerer)
+            for score in self.cell(answer, composition, step, group, protocol, answerer)
         ]
 
-    def _answerer(self) -> Answerer:
+    def answerer(self) -> Answerer:
+        """Returns what answers, for all protocols from the same scores."""
         context = self.context
         base, store = context.adapted.base, context.store
         return Answerer(
@@ -77,7 +78,7 @@ class Measure:
             kept=self.kept,
         )
 
-    def _cell(
+    def cell(
         self,
         answer: str,
         composition: Composition,
@@ -86,7 +87,16 @@ class Measure:
         protocol: Protocol,
         answerer: Answerer,
     ) -> list[Score]:
-        """Returns the score of a cell; where the task is inferred by the label, how often it is right too."""
+        """Returns the score of a composition on one task; where labels tell the task, its hits too.
+
+        Args:
+            answer: what the composition is called.
+            composition: what answers.
+            step: the index of the task learnt last.
+            group: that of the task whose rows are asked.
+            protocol: which labels may be answered.
+            answerer: what :meth:`answerer` returned.
+        """
         data = self.stream[group]
         effective = task_choice(composition, group) if protocol == "task_aware" else composition
         among = self._among(data, step, protocol)

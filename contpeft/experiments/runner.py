@@ -26,6 +26,7 @@ from contpeft.callbacks.repeats import Repeats
 from contpeft.digest import json_digest
 from contpeft.errors import ConfigError
 from contpeft.experiments.config import Experiment
+from contpeft.experiments.gate_drift import GateHistory
 from contpeft.experiments.measure import Measure, StartScores
 from contpeft.experiments.progress import Observer, Progress, ProgressCallback
 from contpeft.experiments.tasks import TaskData
@@ -194,7 +195,12 @@ class _Sequence:
         context = learnt[-1].context
         with self._skipping(context.adapted):
             answers = own.recipe.route(context, learnt[-1].versions)
-            measured = self._measure(step.way, context).after(step.index, answers)
+            measure = self._measure(step.way, context)
+            finished = self._store.steps(self._experiment.name, step.way)
+            gates = GateHistory.of(finished, step.index, answers)
+            ends = measure.after(step.index, answers)
+            ends += gates.scores(measure, ends)
+            drift = gates.drift(measure)
         registered = tuple(version for each in learnt for version in each.versions)
         fits = {key: ref for each in learnt for key, ref in each.fits.items()}
         self._store.finish_step(
@@ -204,9 +210,10 @@ class _Sequence:
             task=step.data.name,
             answers=answers,
             versions=[version.ref for version in registered],
-            scores=[*(score for each in learnt for score in each.scores), *measured],
+            scores=[*(score for each in learnt for score in each.scores), *ends],
             seconds=time.monotonic() - started + sum(each.spared for each in learnt),
-            detail={"recipe": recipe_digest(step.recipe), "fits": fits},
+            detail={"recipe": recipe_digest(step.recipe), "fits": fits}
+            | ({"gate_drift": drift} if drift else {}),
         )
         self._fits |= fits
         return registered

@@ -7,6 +7,7 @@ from contpeft.strategies.answers import (
     ByStatistics,
     Classify,
     ClassifyTogether,
+    GatedTogether,
     Latest,
     Merged,
     MixByArrow,
@@ -28,6 +29,7 @@ from contpeft.strategies.consolidate import (
     GatherSubspaces,
     KeepAverage,
     KeepFeatures,
+    KeepRouting,
     KeepRows,
     KeepThresholds,
     MeasureOverlap,
@@ -37,6 +39,7 @@ from contpeft.strategies.consolidate import (
     MergeOn,
     OutputSensitivity,
     PathIntegral,
+    ProtectGate,
     ProtectInputs,
     RepairMerge,
     Then,
@@ -62,6 +65,7 @@ from contpeft.strategies.init import (
     ResidualGradient,
     ScaledDirections,
     SharedFactors,
+    WithGate,
 )
 from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
 from contpeft.strategies.penalty import (
@@ -73,11 +77,12 @@ from contpeft.strategies.penalty import (
     OrthogonalRows,
     Plus,
     Replay,
+    RoutedAsBefore,
     SparseUpdate,
     UsedEntries,
 )
 from contpeft.strategies.predict import Answerer, best_labels, task_choice
-from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectUpdate, Slow, SumPath
+from contpeft.strategies.projection import Calibrate, Each, Follow, ProjectGate, ProjectUpdate, Slow, SumPath
 from contpeft.strategies.recipe import Recipe
 from contpeft.strategies.recipes import RECIPES, find_recipe
 from contpeft.strategies.rejection import Judged, Rejection
@@ -118,6 +123,7 @@ __all__ = [
     "FromCopy",
     "FromLast",
     "FromMerged",
+    "GatedTogether",
     "GatherRidge",
     "GatherStatistics",
     "GatherSubspaces",
@@ -127,6 +133,7 @@ __all__ = [
     "Judged",
     "KeepAverage",
     "KeepFeatures",
+    "KeepRouting",
     "KeepRows",
     "KeepThresholds",
     "Latest",
@@ -151,8 +158,10 @@ __all__ = [
     "PathIntegral",
     "Penalty",
     "Plus",
+    "ProjectGate",
     "ProjectUpdate",
     "Projection",
+    "ProtectGate",
     "ProtectInputs",
     "Recipe",
     "Rejection",
@@ -160,6 +169,7 @@ __all__ = [
     "Replay",
     "ResidualGradient",
     "RouteByStatistics",
+    "RoutedAsBefore",
     "ScaledDirections",
     "SharedFactors",
     "Slow",
@@ -170,6 +180,7 @@ __all__ = [
     "TrainingData",
     "UsedEntries",
     "WithAverage",
+    "WithGate",
     "as_classifier",
     "best_labels",
     "composition_key",

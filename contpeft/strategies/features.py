@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from contpeft.adapters import AdaptedModel, Load, layer_features
+from contpeft.adapters.gated import reading_rows
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Base, Layers, Part, View
 from contpeft.spec.identity import composition_key
@@ -103,6 +104,24 @@ class Features:
         """Returns features ``(n, d)`` through the bare base, on the CPU, kept by the digest."""
         with self._adapted.applied(Base()):
             return self.current(inputs, digest)
+
+    def embedded(self, inputs: Sequence[Any], digest: str) -> Tensor:
+        """Returns the mean token embedding ``(n, d)`` of each row, on the CPU, computed once per digest.
+
+        It is what gates read, and costs no more than the embeddings.
+
+        Args:
+            inputs: raw inputs.
+            digest: their content digest.
+        """
+        key = (f"embeddings of {self._adapted.base.fingerprint}", digest)
+
+        def compute() -> Tensor:
+            classifier = as_classifier(self._adapted.module, "reading embeddings")
+            with self._adapted.applied(Base()), reading_rows(self._adapted.model) as read:
+                return self._map(lambda batch: read(lambda: classifier.encode(batch)), inputs)
+
+        return self._cache.of_base(key, compute)
 
     def through(self, parts: Sequence[View], load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
         """Returns the features of several views side by side, ``(n, sum of d)``, on the CPU.

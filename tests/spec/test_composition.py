@@ -16,6 +16,7 @@ from contpeft.spec import (
     Concat,
     Drop,
     Fuse,
+    Gated,
     Mix,
     Parallel,
     Part,
@@ -62,6 +63,11 @@ LENT = Single("both@1", "mail@3")
             '{"type": "concat", "parts": [{"type": "single", "ref": "a@1"}, {"type": "base"}], '
             '"head": "means@2"}',
         ),
+        (
+            Gated(("a@1", "b@1"), "c@2"),
+            '{"type": "gated", "over": [{"ref": "a@1"}, {"ref": "b@1"}], "head": "c@2"}',
+        ),
+        (Gated(("a@1",)), '{"type": "gated", "over": [{"ref": "a@1"}]}'),
         (
             Mix("lda@2", (Single("a@1"),), 3, 0.5),
             '{"type": "mix", "router": "lda@2", "choices": [{"type": "single", "ref": "a@1"}], '
@@ -122,6 +128,16 @@ def test_a_sum_tells_what_it_needs_and_who_answers() -> None:
         Sum(())
 
 
+def test_gated_versions_answer_with_the_head_of_the_last() -> None:
+    gated = Gated(("a@1", "b@2"))
+    assert (gated.refs(), gated.answering, str(gated)) == (("a@1", "b@2"), "b@2", "gated(a@1, b@2)")
+    lent = Gated(("a@1",), "b@2")
+    assert (lent.refs(), lent.answering, str(lent)) == (("a@1", "b@2"), "b@2", "gated(a@1; head b@2)")
+    assert gated.digest(str) != Gated(("b@2", "a@1")).digest(str) != lent.digest(str)
+    with pytest.raises(SpecError, match="a gated sum of no versions has no meaning"):
+        Gated(())
+
+
 def test_a_route_may_choose_sums() -> None:
     route = Route("lda@2", (Single("mail@3"), Sum((("a@1", 1.0),))))
     assert composition_from_json(route.to_json()) == route
@@ -135,8 +151,9 @@ SUMS = st.builds(
     Sum, st.lists(st.tuples(REFS, st.floats(-2, 2)), min_size=1, max_size=3).map(tuple), st.none() | REFS
 )
 FUSED = st.builds(Fuse, st.lists(REFS, min_size=2, max_size=3).map(tuple), REFS, st.none() | REFS)
+GATED = st.builds(Gated, st.lists(REFS, min_size=1, max_size=3).map(tuple), st.none() | REFS)
 PARTS: st.SearchStrategy[Part] = st.recursive(
-    SINGLES | SUMS | FUSED,
+    SINGLES | SUMS | FUSED | GATED,
     lambda inner: (
         st.builds(Stack, st.lists(inner, min_size=1, max_size=3).map(tuple), st.none() | REFS)
         | st.builds(Drop, inner, st.sets(st.integers(0, 5)).map(sorted).map(tuple))

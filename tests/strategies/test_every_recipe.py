@@ -13,13 +13,13 @@ from contpeft.errors import UnsupportedError
 from contpeft.spec import SCENARIOS, AdapterSpec
 from contpeft.store import AdapterStore
 from contpeft.strategies import RECIPES, Cosine, Linear, Own, Recipe, find_recipe
-from contpeft.strategies.recipes import PROMPTS
+from contpeft.strategies.recipes import GATING, PROMPTS
 
 # Whose adapter does not start at nothing, or whose head is fitted after training: told in their docstrings.
 STARTS_ELSEWHERE: frozenset[str] = frozenset({*PROMPTS, "osf"})
-# Whose first adapter is not the plain one: none at all, another start or rate, frozen factors, prompts.
+# Whose first adapter is not the plain one: none, another start or rate, frozen factors, prompts, gates.
 OTHER_FIRST: frozenset[str] = frozenset(
-    {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, "inflora", "keeplora", "osf"}
+    {"frozen-heads", "frozen-heads-linear", "slca", *PROMPTS, *GATING, "inflora", "keeplora", "osf"}
 )
 # Which needs layers below the adapter.
 UPPER = frozenset({"latent-replay"})

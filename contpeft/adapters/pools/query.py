@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from contpeft.adapters.prompts.backbone import is_vision
 from contpeft.errors import UnsupportedError
 
-__all__ = ["queries"]
+__all__ = ["mean_over_tokens", "queries"]
 
 
 def queries(backbone: nn.Module, call: Mapping[str, Any]) -> Tensor:
@@ -28,24 +28,39 @@ def queries(backbone: nn.Module, call: Mapping[str, Any]) -> Tensor:
         UnsupportedError: if the mask says which token sees which.
     """
     mask = call.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.ndim != 2:
-        raise UnsupportedError(
-            f"an attention mask of shape {tuple(mask.shape)} does not tell tokens from padding, and a pool's "
-            "query is a mean over tokens; give one of shape (rows, tokens)"
-        )
+    _check(mask, "a pool's query")
     with torch.no_grad(), _eval(backbone):
         # Not through __call__, whose hooks would ask for a query again.
         states = cast(Any, backbone).forward(**{**call, "return_dict": True}).last_hidden_state
     if is_vision(backbone):
         return cast(Tensor, states[:, 0]).float()
-    return _mean(states.float(), mask)
+    return mean_over_tokens(states.float(), mask, "a pool's query")
 
 
-def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
+def mean_over_tokens(states: Tensor, mask: Tensor | None, what: str) -> Tensor:
+    """Returns the mean ``(B, d)`` of vectors ``(B, T, d)`` over tokens that are not padding.
+
+    Args:
+        states: the vectors.
+        mask: ``(B, T)``, 0 where a token is padding; None where none is.
+        what: names the mean in an error.
+
+    Raises:
+        UnsupportedError: if the mask says which token sees which.
+    """
+    _check(mask, what)
     if mask is None:
         return states.mean(1)
     weights = mask.to(states)[..., None]
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def _check(mask: Any, what: str) -> None:
+    if isinstance(mask, Tensor) and mask.ndim != 2:
+        raise UnsupportedError(
+            f"an attention mask of shape {tuple(mask.shape)} does not tell tokens from padding, and {what} "
+            "is a mean over tokens; give one of shape (rows, tokens)"
+        )
 
 
 @contextmanager

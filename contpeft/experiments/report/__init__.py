@@ -6,10 +6,11 @@ from contpeft.experiments.report.aggregate import Aggregate, aggregate
 from contpeft.experiments.report.attention import attention_picture
 from contpeft.experiments.report.collect import collect
 from contpeft.experiments.report.curves import accuracy_bars, task_curves
+from contpeft.experiments.report.gates import GATES_NOTE, gate_table
 from contpeft.experiments.report.heatmaps import heat_map, heat_map_grid
 from contpeft.experiments.report.lineage import lineage_picture
 from contpeft.experiments.report.page import write_report
-from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
+from contpeft.experiments.report.result import GateDrift, LineageRow, ProtocolResult, RunResult, WayResult
 from contpeft.experiments.report.spectra import inspection_picture
 from contpeft.experiments.report.stages import stage_table
 from contpeft.experiments.report.tables import (
@@ -21,7 +22,9 @@ from contpeft.experiments.report.tables import (
 )
 
 __all__ = [
+    "GATES_NOTE",
     "Aggregate",
+    "GateDrift",
     "LineageRow",
     "ProtocolResult",
     "RunResult",
@@ -33,6 +36,7 @@ __all__ = [
     "attention_picture",
     "collect",
     "comparison_table",
+    "gate_table",
     "heat_map",
     "heat_map_grid",
     "inspection_picture",

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from contpeft.errors import SpecError
-from contpeft.experiments.report.result import LineageRow, ProtocolResult, RunResult, WayResult
+from contpeft.experiments.report.result import GateDrift, LineageRow, ProtocolResult, RunResult, WayResult
 from contpeft.metrics import Matrix, summarise, task_forgetting
 from contpeft.spec import PROTOCOLS, TASK_HITS, Score, Task, Version
 
@@ -101,7 +101,12 @@ def _way(
     }
     versions = answers[-1].refs() if answers else ()
     seconds = sum(step.seconds for step in own_steps) if own_steps else None
-    return WayResult(way, answer, label, protocols, seconds, versions)
+    drift = _gate_drift(own_steps[-1]) if own_steps and answer == _MAIN_ANSWER else {}
+    return WayResult(way, answer, label, protocols, seconds, versions, drift)
+
+
+def _gate_drift(last: Step) -> dict[str, GateDrift]:
+    return {task: GateDrift(**told) for task, told in last.detail.get("gate_drift", {}).items()}
 
 
 def _protocol(tasks: Sequence[Task], scores: Sequence[Score]) -> ProtocolResult:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from contpeft.errors import UsageError
 from contpeft.experiments.report.curves import accuracy_bars, task_curves
+from contpeft.experiments.report.gates import GATES_NOTE, gate_table
 from contpeft.experiments.report.heatmaps import heat_map, heat_map_grid
 from contpeft.experiments.report.lineage import lineage_picture
 from contpeft.experiments.report.result import RunResult, WayResult
@@ -103,6 +104,8 @@ def _page(result: RunResult, pictures: dict[str, bytes]) -> str:
         definitions=DEFINITIONS,
         comparisons={protocol: comparison_table(result, protocol) for protocol in result.protocols},
         stages={protocol: stage_table(result, protocol) for protocol in result.protocols},
+        gates=gate_table(result),
+        gates_note=GATES_NOTE,
         matrix=lambda way, protocol: matrix_table(result, way, protocol),
         tint=tint,
         lineage=lineage_table(result),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from contpeft.metrics import Matrix, Summary
 from contpeft.spec import PROTOCOLS, BaseModel, Parent, Protocol, Task
 
-__all__ = ["Cell", "LineageRow", "ProtocolResult", "RunResult", "WayResult"]
+__all__ = ["Cell", "GateDrift", "LineageRow", "ProtocolResult", "RunResult", "WayResult"]
 
 Cell = tuple[int, str]
 """A place in a matrix: (step from 0, task name)."""
@@ -57,6 +57,19 @@ class ProtocolResult:
 
 
 @dataclass(frozen=True)
+class GateDrift:
+    """How far gates have moved on a task's rows since it was learnt: summed over adapters, mean over rows.
+
+    Attributes:
+        earlier: by how much the weights of adapters differ that were there then.
+        later: the weights of those that came later.
+    """
+
+    earlier: float
+    later: float
+
+
+@dataclass(frozen=True)
 class WayResult:
     """One answer of one strategy of the run.
 
@@ -68,6 +81,7 @@ class WayResult:
         seconds: time of all steps of the way, or None if it has none yet. Answers of one way
             share their steps, so each of them carries the same seconds.
         versions: references of what answers after the last step.
+        gate_drift: task name to how far its rows' gates have moved, after the last step; for ways with gates.
     """
 
     way: str
@@ -76,6 +90,7 @@ class WayResult:
     protocols: Mapping[Protocol, ProtocolResult]
     seconds: float | None
     versions: tuple[str, ...]
+    gate_drift: Mapping[str, GateDrift] = field(default_factory=dict)
 
     @property
     def bound(self) -> bool:
@@ -91,6 +106,7 @@ class WayResult:
             "bound": self.bound,
             "seconds": self.seconds,
             "versions": list(self.versions),
+            "gate_drift": {task: asdict(drift) for task, drift in self.gate_drift.items()},
             "protocols": {name: result.to_json() for name, result in self.protocols.items()},
         }
 

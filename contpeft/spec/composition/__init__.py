@@ -2,6 +2,7 @@
 
 from contpeft.spec.composition.choices import Parallel, Route, Surest
 from contpeft.spec.composition.concat import Concat, Layers, View
+from contpeft.spec.composition.gated import Gated
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum, average
 from contpeft.spec.composition.reading import (
@@ -19,6 +20,7 @@ __all__ = [
     "Concat",
     "Drop",
     "Fuse",
+    "Gated",
     "Layers",
     "Mix",
     "Parallel",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contpeft.errors import SpecError
-from contpeft.spec.composition.value import Value
+from contpeft.spec.composition.gated import Gated
+from contpeft.spec.composition.value import Value, head_json, head_text, lent
 
 __all__ = ["Base", "Drop", "Fuse", "Part", "Single", "Stack", "Sum", "average"]
 
@@ -48,11 +49,11 @@ class Single(Value):
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (self.ref, *_lent(self.head))
+        return (self.ref, *lent(self.head))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the composition as JSON; without a head of another version it has no such key."""
-        return {"type": "single", "ref": self.ref, **_head_json(self.head)}
+        return {"type": "single", "ref": self.ref, **head_json(self.head)}
 
     def __str__(self) -> str:
         return self.ref if self.head is None else f"{self.ref} (head {self.head})"
@@ -82,16 +83,16 @@ class Sum(Value):
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (*(ref for ref, _ in self.parts), *_lent(self.head))
+        return (*(ref for ref, _ in self.parts), *lent(self.head))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the composition as JSON."""
         parts = [{"ref": ref, "weight": weight} for ref, weight in self.parts]
-        return {"type": "sum", "parts": parts, **_head_json(self.head)}
+        return {"type": "sum", "parts": parts, **head_json(self.head)}
 
     def __str__(self) -> str:
         told = " + ".join(ref if weight == 1 else f"{weight:g} {ref}" for ref, weight in self.parts)
-        return f"sum({told}{_head_text(self.head)})"
+        return f"sum({told}{head_text(self.head)})"
 
 
 def average(*refs: str, head: str | None = None) -> Sum:
@@ -127,14 +128,14 @@ class Stack(Value):
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (*(ref for part in self.parts for ref in part.refs()), *_lent(self.head))
+        return (*(ref for part in self.parts for ref in part.refs()), *lent(self.head))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the composition as JSON."""
-        return {"type": "stack", "parts": [part.to_json() for part in self.parts], **_head_json(self.head)}
+        return {"type": "stack", "parts": [part.to_json() for part in self.parts], **head_json(self.head)}
 
     def __str__(self) -> str:
-        return f"stack({', '.join(map(str, self.parts))}{_head_text(self.head)})"
+        return f"stack({', '.join(map(str, self.parts))}{head_text(self.head)})"
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,15 @@ class Fuse(Value):
 
     def refs(self) -> tuple[str, ...]:
         """Returns the versions this composition needs."""
-        return (*self.over, self.fusion, *_lent(self.head))
+        return (*self.over, self.fusion, *lent(self.head))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the composition as JSON."""
         over = [{"ref": ref} for ref in self.over]
-        return {"type": "fuse", "over": over, "fusion": self.fusion, **_head_json(self.head)}
+        return {"type": "fuse", "over": over, "fusion": self.fusion, **head_json(self.head)}
 
     def __str__(self) -> str:
-        return f"fuse({', '.join(self.over)}; by {self.fusion}{_head_text(self.head)})"
+        return f"fuse({', '.join(self.over)}; by {self.fusion}{head_text(self.head)})"
 
 
 @dataclass(frozen=True)
@@ -213,17 +214,5 @@ class Drop(Value):
         return f"{self.part} without layers {', '.join(map(str, sorted(set(self.layers))))}"
 
 
-Part = Single | Sum | Stack | Fuse | Drop
+Part = Single | Sum | Stack | Fuse | Gated | Drop
 """What one head answers for."""
-
-
-def _lent(head: str | None) -> tuple[str, ...]:
-    return () if head is None else (head,)
-
-
-def _head_json(head: str | None) -> dict[str, Any]:
-    return {} if head is None else {"head": head}
-
-
-def _head_text(head: str | None) -> str:
-    return "" if head is None else f"; head {head}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 from contpeft.errors import SpecError, suggest
 from contpeft.spec.composition.choices import Parallel, Route, Surest
 from contpeft.spec.composition.concat import Concat, Layers, View
+from contpeft.spec.composition.gated import Gated
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum
 
@@ -37,7 +38,7 @@ def _part(value: Mapping[str, Any]) -> Part:
     if not isinstance(part, Part):
         raise SpecError(
             f"{part} cannot be inside another composition; only what one head answers for can: "
-            "a single version, a sum, a stack or a fusion"
+            "a single version, a sum, a stack, a fusion or gated versions"
         )
     return part
 
@@ -81,6 +82,7 @@ _READERS: Final[dict[str, Callable[[Mapping[str, Any]], Composition]]] = {
     "fuse": lambda value: Fuse(
         tuple(each["ref"] for each in value["over"]), value["fusion"], value.get("head")
     ),
+    "gated": lambda value: Gated(tuple(each["ref"] for each in value["over"]), value.get("head")),
     "mix": lambda value: Mix(
         value["router"], tuple(map(_single, value["choices"])), value["top"], value["temperature"]
     ),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from contpeft.digest import json_digest
 
-__all__ = ["Value"]
+__all__ = ["Value", "head_json", "head_text", "lent"]
 
 # The keys of a composition's JSON under which a version is named.
 _NAMING: Final = ("ref", "router", "head", "fusion")
@@ -44,3 +44,18 @@ def _replace_refs(value: Any, fingerprint: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_replace_refs(item, fingerprint) for item in value]
     return value
+
+
+def lent(head: str | None) -> tuple[str, ...]:
+    """Returns the version that lends its head, if one does."""
+    return () if head is None else (head,)
+
+
+def head_json(head: str | None) -> dict[str, Any]:
+    """Returns what the JSON of a composition says of a lent head: nothing where none is."""
+    return {} if head is None else {"head": head}
+
+
+def head_text(head: str | None) -> str:
+    """Returns the same for people."""
+    return "" if head is None else f"; head {head}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from contpeft.digest import bytes_digest
 from contpeft.errors import UnsupportedError, UsageError, suggest
 from contpeft.spec import AdapterState, Score, Version
-from contpeft.spec.methods import FUSION, UNION
+from contpeft.spec.methods import FUSION, GATED, UNION
 from contpeft.store.disk import one_line_errors, whole_folder
 from contpeft.store.exchange.provenance import CONFIG, HEAD, SIDE, WEIGHTS, Ancestor, Provenance
 from contpeft.store.tensors import Entry, entries, join, serialize, unpack
@@ -148,6 +148,11 @@ def _factors(version: Version, data: bytes) -> list[Entry]:
         raise UnsupportedError(
             f"{version.ref} is a fusion, of which PEFT knows none; write it with its members by the profile "
             "'adapterhub'"
+        )
+    if version.kind == GATED:
+        raise UnsupportedError(
+            f"{version.ref} is an adapter with a gate, for which PEFT has no place; share it with contpeft's "
+            "own bundle or push"
         )
     return own
 

@@ -8,6 +8,7 @@ from contpeft.strategies.answers.by_statistics import (
     RouteByStatistics,
 )
 from contpeft.strategies.answers.by_task import ByTask
+from contpeft.strategies.answers.gated_together import GatedTogether
 from contpeft.strategies.answers.latest import Latest, Stacked
 from contpeft.strategies.answers.merged import Merged
 from contpeft.strategies.answers.mixtures import MixByArrow, MixByStatistics, TheSurest
@@ -20,6 +21,7 @@ __all__ = [
     "ByTask",
     "Classify",
     "ClassifyTogether",
+    "GatedTogether",
     "Latest",
     "Merged",
     "MixByArrow",

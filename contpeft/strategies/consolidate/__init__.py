@@ -8,6 +8,7 @@ from contpeft.strategies.consolidate.fisher import Fisher
 from contpeft.strategies.consolidate.followed import FollowStatistics
 from contpeft.strategies.consolidate.freeze import Freeze
 from contpeft.strategies.consolidate.keep_average import KeepAverage
+from contpeft.strategies.consolidate.keep_routing import KeepRouting
 from contpeft.strategies.consolidate.keep_rows import KeepRows
 from contpeft.strategies.consolidate.kept_features import KeepFeatures
 from contpeft.strategies.consolidate.measure_overlap import MeasureOverlap
@@ -17,6 +18,7 @@ from contpeft.strategies.consolidate.merge_factors import MergeFactors
 from contpeft.strategies.consolidate.merge_on import MergeOn
 from contpeft.strategies.consolidate.output_sensitivity import OutputSensitivity
 from contpeft.strategies.consolidate.path_integral import PathIntegral
+from contpeft.strategies.consolidate.protect_gate import ProtectGate
 from contpeft.strategies.consolidate.protect_inputs import ProtectInputs
 from contpeft.strategies.consolidate.repair_merge import RepairMerge
 from contpeft.strategies.consolidate.ridge import GatherRidge
@@ -38,6 +40,7 @@ __all__ = [
     "GatherSubspaces",
     "KeepAverage",
     "KeepFeatures",
+    "KeepRouting",
     "KeepRows",
     "KeepThresholds",
     "MeasureOverlap",
@@ -47,6 +50,7 @@ __all__ = [
     "MergeOn",
     "OutputSensitivity",
     "PathIntegral",
+    "ProtectGate",
     "ProtectInputs",
     "RepairMerge",
     "Then",

@@ -16,6 +16,7 @@ from contpeft.strategies.init.orthonormal import Orthonormal
 from contpeft.strategies.init.pooled import Pooled
 from contpeft.strategies.init.residual_gradient import ResidualGradient
 from contpeft.strategies.init.shared_factors import SharedFactors
+from contpeft.strategies.init.with_gate import WithGate
 
 __all__ = [
     "DesignedSubspace",
@@ -35,5 +36,6 @@ __all__ = [
     "ResidualGradient",
     "ScaledDirections",
     "SharedFactors",
+    "WithGate",
     "stack_of",
 ]

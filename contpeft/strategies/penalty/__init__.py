@@ -11,6 +11,7 @@ from contpeft.strategies.penalty.orthogonal_routing import OrthogonalRouting
 from contpeft.strategies.penalty.orthogonal_rows import OrthogonalRows
 from contpeft.strategies.penalty.plus import Plus
 from contpeft.strategies.penalty.replay import Replay
+from contpeft.strategies.penalty.routed_as_before import RoutedAsBefore
 from contpeft.strategies.penalty.sparse_update import SparseUpdate
 from contpeft.strategies.penalty.used_entries import UsedEntries
 
@@ -26,6 +27,7 @@ __all__ = [
     "OrthogonalRows",
     "Plus",
     "Replay",
+    "RoutedAsBefore",
     "SparseUpdate",
     "UsedEntries",
 ]

@@ -4,6 +4,7 @@ from contpeft.strategies.init.orthogonal_subspace import OrthogonalSubspace
 from contpeft.strategies.projection.calibrate import Calibrate
 from contpeft.strategies.projection.each import Each
 from contpeft.strategies.projection.follow import Follow
+from contpeft.strategies.projection.project_gate import ProjectGate
 from contpeft.strategies.projection.project_update import ProjectUpdate
 from contpeft.strategies.projection.slow import Slow
 from contpeft.strategies.projection.sum_path import SumPath
@@ -13,6 +14,7 @@ __all__ = [
     "Each",
     "Follow",
     "OrthogonalSubspace",
+    "ProjectGate",
     "ProjectUpdate",
     "Slow",
     "SumPath",

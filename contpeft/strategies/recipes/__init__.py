@@ -11,6 +11,7 @@ from contpeft.strategies.recipes.bounds import BOUNDS
 from contpeft.strategies.recipes.class_statistics import CLASS_STATISTICS
 from contpeft.strategies.recipes.drift import DRIFT
 from contpeft.strategies.recipes.fusion import FUSIONS
+from contpeft.strategies.recipes.gating import GATING
 from contpeft.strategies.recipes.isolation import ISOLATION
 from contpeft.strategies.recipes.merging import MERGING
 from contpeft.strategies.recipes.penalties import PENALTIES
@@ -27,6 +28,7 @@ __all__ = [
     "DRIFT",
     "FAMILIES",
     "FUSIONS",
+    "GATING",
     "ISOLATION",
     "MERGING",
     "PENALTIES",
@@ -51,6 +53,7 @@ FAMILIES: dict[str, dict[str, Recipe]] = {
     "averages": AVERAGES,
     "prompts": PROMPTS,
     "fusion": FUSIONS,
+    "gating": GATING,
 }
 """The recipes by what they have in common."""
 

@@ -39,10 +39,10 @@ class Protected:
         return cls(spaces, moments.readers)
 
     @classmethod
-    def recalled(cls, context: Context) -> Protected | None:
-        """Returns what the way remembered last; None at its first task."""
-        state = context.recall(PROTECTED)
-        return None if state is None else context.once(PROTECTED, lambda: cls._from(state))
+    def recalled(cls, context: Context, memory: str = PROTECTED) -> Protected | None:
+        """Returns what the way remembered last under the name of a memory; None at its first task."""
+        state = context.recall(memory)
+        return None if state is None else context.once(memory, lambda: cls._from(state))
 
     def of(self, module: str) -> Subspace:
         """Returns the subspace of one layer.
@@ -57,12 +57,13 @@ class Protected:
             )
         return self.spaces[self.readers[module]]
 
-    def remember(self, context: Context, told: Mapping[str, Any]) -> Version:
+    def remember(self, context: Context, told: Mapping[str, Any], memory: str = PROTECTED) -> Version:
         """Registers it as the way's next memory.
 
         Args:
             context: the task at hand.
             told: what else ``store show`` is to tell.
+            memory: its name.
         """
         tensors = {
             f"{name}.{_FREE if space.complement else _PROTECTED}": space.kept.float()
@@ -72,7 +73,7 @@ class Protected:
             f"{_PROTECTED}.{name}": f"{space.rank} of {space.width}" for name, space in self.spaces.items()
         }
         shared = {name: leader for name, leader in self.readers.items() if name != leader}
-        return context.remember(PROTECTED, tensors, {**told, "shared": shared, **ranks})
+        return context.remember(memory, tensors, {**told, "shared": shared, **ranks})
 
     @classmethod
     def _from(cls, state: AdapterState) -> Protected:

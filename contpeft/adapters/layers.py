@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -30,12 +31,11 @@ def layer_features(adapted: AdaptedModel, encode: Callable[[], Tensor], count: i
     """
     trunk = trunk_of(adapted)
     states: dict[int, Tensor] = {}
-    with trunk.watched(states):
-        last = encode()
     lower = range(max(0, len(trunk.layers) - count), len(trunk.layers) - 1)
-    if any(layer not in states for layer in lower):  # a prefix cache has skipped it
-        with trunk.unskipped(), trunk.watched(states):
-            encode()
+    # What a prefix cache skips it does not tell; it may skip what lies below the adapter.
+    whole = trunk.unskipped() if lower.start < trunk.depth() else nullcontext()
+    with whole, trunk.watched(states):
+        last = encode()
     found = []
     for layer in lower:
         with trunk.entered(len(trunk.layers), states[layer]):

@@ -10,8 +10,9 @@ import torch
 from strategies_tiny import TASKS, WIDTH, Classifier, Way, learnt, training
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import BertConfig, BertModel
 
-from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache
+from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache, layer_features
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, Base, Concat, Layers, Parallel, Single, composition_from_json
 from contpeft.store import AdapterStore
@@ -69,6 +70,20 @@ class TestLayers:
         plain, adapted = read(Layers(Base(), 2)), read(Layers(Single(ref), 2))
         torch.testing.assert_close(plain[:, :WIDTH], adapted[:, :WIDTH], rtol=0, atol=1e-6)
         assert (plain[:, WIDTH:] - adapted[:, WIDTH:]).abs().max() > 1e-3
+
+    def test_above_a_skipped_prefix_they_are_the_same(self) -> None:
+        model, data = Classifier(), training(("a", "b"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.model = BertModel(BertConfig(**(model.model.config.to_dict() | {"num_hidden_layers": 3})))
+        adapted = AdaptedModel.of(model.eval())
+        adapted.attach(AdapterSpec(r=2, layers_to_transform=[1, 2]))
+        batch = model.collate(list(data.inputs))
+        with torch.no_grad():
+            plain = layer_features(adapted, lambda: model.encode(batch), 2)
+            with FrozenPrefix(adapted, PrefixCache(1 << 20)):
+                skipped = layer_features(adapted, lambda: model.encode(batch), 2)
+        torch.testing.assert_close(skipped, plain, rtol=0, atol=1e-6)
 
     def test_the_model_is_as_it_was(self) -> None:
         model, data = Classifier(), training(("a", "b"))

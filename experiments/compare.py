@@ -84,8 +84,11 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        told = json.loads(path.read_text()) if path.exists() else []
-        self.records = [Record(**each) for each in told]
+        self.records = self._read()
+
+    def _read(self) -> list[Record]:
+        told = json.loads(self.path.read_text()) if self.path.exists() else []
+        return [Record(**each) for each in told]
 
     def has(self, way: str, seed: int, recipe: str, settings: str) -> bool:
         """Returns whether a way was measured as this recipe, with these settings."""
@@ -96,7 +99,8 @@ class Results:
         """Puts records in the place of those of the same way and seed, and writes the file."""
         added = list(new)
         replaced = {(each.way, each.seed) for each in added}
-        kept = [each for each in self.records if (each.way, each.seed) not in replaced]
+        # Read anew: another process may have measured other ways meanwhile.
+        kept = [each for each in self._read() if (each.way, each.seed) not in replaced]
         self.records = sorted(
             [*kept, *added], key=lambda each: (each.seed, each.way, each.protocol, each.answer)
         )

@@ -17,7 +17,7 @@ from sequence_files import EXPERIMENT, outcome, run_command, write_experiment
 from contpeft.errors import ConfigError, UnsupportedError
 from contpeft.experiments import Experiment, Progress, parse_experiment, run_experiment
 from contpeft.experiments.report import collect
-from contpeft.spec import Route, Single
+from contpeft.spec import TASK_HITS, Route, Single
 from contpeft.store import AdapterStore
 
 
@@ -90,9 +90,15 @@ class TestWhatIsMeasured:
         cells: dict[tuple[Any, ...], dict[str, float]] = {}
         for s in store.scores(run="mini"):
             if s.kind == "end":
-                cells.setdefault((s.way, s.answer, s.step, s.task), {})[s.protocol] = s.value
+                which = TASK_HITS if s.metric == TASK_HITS else s.protocol
+                cells.setdefault((s.way, s.answer, s.step, s.task), {})[which] = s.value
         assert len(cells) == 2 * 6 + 6 + 6 + 3
         assert all(cell["task_aware"] >= cell["all_classes"] for cell in cells.values())
+        # A right label is one of the right task; after one task there is no other to take it for.
+        assert all(1 >= cell[TASK_HITS] >= cell["all_classes"] for cell in cells.values())
+        first = {cell[TASK_HITS] for (_, _, step, _), cell in cells.items() if step == 0}
+        assert first == {1.0}
+        assert any(cell[TASK_HITS] < 1 for cell in cells.values())
 
     def test_a_fresh_adapter_transfers_nothing_before_it_is_trained(self, store: AdapterStore) -> None:
         starts = [s for s in store.scores(run="mini", way="isolated") if s.kind == "start"]

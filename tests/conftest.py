@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent))  # the tests import warm_contpeft by name
+
+from warm_contpeft import warm_contpeft
 
 # Set before anything imports torch, so that sessions which need no torch need not import it.
 # Processes that tests start inherit them.
@@ -32,6 +36,15 @@ _LIGHTNING = {
     *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 }
 
+# Nobody pulls the plug on the tests: in memory they wait for no disk, where there is room for what they write.
+_MEMORY = Path("/dev/shm")
+if (
+    _MEMORY.is_dir()
+    and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+    and shutil.disk_usage(_MEMORY).free > 8 << 30
+):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -44,6 +57,19 @@ _LONG = {"test_docs.py", "test_resume.py", "test_runner.py"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest before all others."""
     items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Spares every collection of garbage all that importing has made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a ``contpeft`` and a ``python`` that start at once."""
+    with warm_contpeft(tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)

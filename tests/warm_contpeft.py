@@ -1,31 +1,41 @@
-"""A ``contpeft`` that starts at once: a server that has imported everything forks for every command.
+"""A ``contpeft`` and a ``python`` that start at once: a server that has imported everything forks for each.
 
 What a command costs in the tests is mostly the import of torch and transformers. The folder this makes holds
-a ``contpeft`` that hands its arguments, environment, working directory and open files to the server.
+both, which hand their arguments, environment, working directory and open files to the server. One that is
+killed takes its fork with it, and one that is interrupted hands that on.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-_IMPORTED = ("contpeft.cli", "contpeft.experiments.report", "contpeft.strategies.page")
+# The last are what training imports when it first needs them.
+_IMPORTED = (
+    *("contpeft.cli", "contpeft.experiments.report", "contpeft.experiments.method_search"),
+    *("contpeft.strategies.page", "transformers.models.bert.modeling_bert"),
+)
 _CLIENT = """\
 #!{python} -SE
-import json, os, socket, sys
+import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    told = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+    told = json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode()
     socket.send_fds(server, [len(told).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(told)
+    signal.signal(signal.SIGINT, lambda *_: server.send(b"!"))
     sys.exit(int.from_bytes(server.recv(1), "big"))
 """
 
@@ -33,15 +43,16 @@ with socket.socket(socket.AF_UNIX) as server:
 @contextmanager
 def warm_contpeft(folder: Path) -> Iterator[Path]:
     """Makes the folder to put first in ``PATH``; the server ends with the block."""
-    address, client = folder / "socket", folder / "bin" / "contpeft"
-    client.parent.mkdir()
-    client.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
-    client.chmod(0o755)
+    address, commands = folder / "socket", folder / "bin"
+    commands.mkdir()
+    for name in ("contpeft", "python"):
+        (commands / name).write_text(_CLIENT.format(python=sys.executable, address=str(address)))
+        (commands / name).chmod(0o755)
     with subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
-            yield client.parent
+            yield commands
         finally:
             server.terminate()
 
@@ -49,6 +60,7 @@ def warm_contpeft(folder: Path) -> Iterator[Path]:
 def _serve(address: str) -> None:
     for module in _IMPORTED:
         import_module(module)
+    gc.freeze()  # a fork that collects passes over what is imported
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
@@ -68,19 +80,26 @@ def _answer(asker: socket.socket) -> None:
         _run(files, *json.loads(told))
     for file in files:
         os.close(file)
+    threading.Thread(target=_attend, args=(asker, child)).start()
 
-    def wait() -> None:
-        _, status = os.waitpid(child, 0)
-        with asker:
-            asker.sendall(bytes([os.waitstatus_to_exitcode(status) % 256]))
 
-    threading.Thread(target=wait).start()
+def _attend(asker: socket.socket, child: int) -> None:
+    """Tells the asker how its fork ended, and the fork that the asker was interrupted or killed."""
+    asker.settimeout(0.01)
+    with asker:
+        ended = status = 0
+        while not ended:
+            try:
+                os.kill(child, signal.SIGINT if asker.recv(1) else signal.SIGKILL)
+            except TimeoutError:
+                ended, status = os.waitpid(child, os.WNOHANG)
+            else:
+                continue
+        asker.sendall(bytes([os.waitstatus_to_exitcode(status) % 256]))
 
 
 def _run(files: list[int], arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """Is ``contpeft``, in a process of its own that never returns."""
-    from contpeft.cli import main
-
+    """Is ``contpeft`` or ``python SCRIPT``, in a process of its own that never returns."""
     code = 1
     try:
         for own, given in enumerate(files):
@@ -88,15 +107,30 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        sys.argv = ["contpeft", *arguments]
-        main()
+        sys.path += environment.get("PYTHONPATH", "").split(os.pathsep)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _called(*arguments)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _called(command: str, *arguments: str) -> None:
+    if Path(command).name == "contpeft":
+        from contpeft.cli import main
+
+        sys.argv = ["contpeft", *arguments]
+        main()
+    else:
+        sys.executable, sys.argv = command, [*arguments]  # what it starts itself starts at once, too
+        sys.path[0] = str(Path(arguments[0]).parent)
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

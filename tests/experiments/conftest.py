@@ -18,10 +18,10 @@ from contpeft.store import AdapterStore
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> tuple[Path, str]:
     """Returns the folder of a run that was never stopped, and what its command printed."""
     experiment = write_experiment(tmp_path_factory.mktemp("finished"))
-    return experiment.parent, run_to_end(experiment)
+    return experiment.parent, run_to_end(commands, experiment)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.append(str(Path(__file__).parent))  # the tests import warm_contpeft by name
+# The tests import warm_contpeft by name, and those of the command line what the experiments' tests share.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "experiments")]
 
 from warm_contpeft import warm_contpeft
 
@@ -36,7 +37,7 @@ _LIGHTNING = {
     *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 }
 
-# Nobody pulls the plug on the tests: in memory they wait for no disk, where there is room for what they write.
+# Nobody pulls the plug on the tests: in memory, where it has room, what they write waits for no disk.
 _MEMORY = Path("/dev/shm")
 if (
     _MEMORY.is_dir()
@@ -51,7 +52,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 # Begun first, so that the process that gets one is not still at it when the other has done all else.
-_LONG = {"test_docs.py", "test_resume.py", "test_runner.py"}
+_LONG = {"test_docs.py", "test_every_recipe.py", "test_runner.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,6 +71,14 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a ``contpeft`` and a ``python`` that start at once."""
     with warm_contpeft(tmp_path_factory.mktemp("commands")) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def learnt_support(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has learnt support tickets; to be copied, not changed."""
+    from evaluation_files import write_support
+
+    return write_support(tmp_path_factory.mktemp("support")).parent
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from coverage import Coverage
+
 # The last are what training imports when it first needs them.
 _IMPORTED = (
     *("contpeft.cli", "contpeft.experiments.report", "contpeft.experiments.method_search"),
-    *("contpeft.strategies.page", "transformers.models.bert.modeling_bert"),
+    *("contpeft.strategies.page", "sqlite_utils", "transformers.models.bert.modeling_bert"),
 )
 _CLIENT = """\
 #!{python} -SE
@@ -42,19 +44,17 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @contextmanager
 def warm_contpeft(folder: Path) -> Iterator[Path]:
-    """Makes the folder to put first in ``PATH``; the server ends with the block."""
+    """Makes the folder to put first in ``PATH``; the server ends with the block, or with this process."""
     address, commands = folder / "socket", folder / "bin"
     commands.mkdir()
     for name in ("contpeft", "python"):
         (commands / name).write_text(_CLIENT.format(python=sys.executable, address=str(address)))
         (commands / name).chmod(0o755)
-    with subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == b"ready\n"
-            yield commands
-        finally:
-            server.terminate()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, __file__, str(address)], **pipes) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        yield commands
 
 
 def _serve(address: str) -> None:
@@ -65,9 +65,15 @@ def _serve(address: str) -> None:
         server.bind(address)
         server.listen()
         os.write(1, b"ready\n")
+        threading.Thread(target=_end_with_who_started_it).start()
         while True:
             asker, _ = server.accept()
             _answer(asker)
+
+
+def _end_with_who_started_it() -> None:
+    os.read(0, 1)
+    os._exit(0)
 
 
 def _answer(asker: socket.socket) -> None:
@@ -99,7 +105,7 @@ def _attend(asker: socket.socket, child: int) -> None:
 
 
 def _run(files: list[int], arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """Is ``contpeft`` or ``python SCRIPT``, in a process of its own that never returns."""
+    """Is ``contpeft``, ``python SCRIPT`` or ``python -c CODE``, in its own process that never returns."""
     code = 1
     try:
         for own, given in enumerate(files):
@@ -107,7 +113,7 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        sys.path += environment.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _called(*arguments)
         code = 0
@@ -118,6 +124,9 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if measured := Coverage.current():
+            measured.stop()
+            measured.save()
         os._exit(code)
 
 
@@ -127,6 +136,9 @@ def _called(command: str, *arguments: str) -> None:
 
         sys.argv = ["contpeft", *arguments]
         main()
+    elif arguments[0] == "-c":
+        sys.argv, sys.path[0] = [*arguments[:1], *arguments[2:]], ""
+        exec(arguments[1], {"__name__": "__main__"})
     else:
         sys.executable, sys.argv = command, [*arguments]  # what it starts itself starts at once, too
         sys.path[0] = str(Path(arguments[0]).parent)

@@ -32,9 +32,7 @@ MOMENTS = (
 
 
 @pytest.fixture(scope="module")
-def seeds(
-    tmp_path_factory: pytest.TempPathFactory, commands: Path
-) -> tuple[AdapterStore, list[RunResult]]:
+def seeds(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> tuple[AdapterStore, list[RunResult]]:
     """Runs the quickstart with three seeds into one store."""
     folder = tmp_path_factory.mktemp("seeds")
     for seed in ("0", "1", "2"):
@@ -68,7 +66,9 @@ def test_isolated_keeps_everything_with_every_seed(seeds: tuple[AdapterStore, li
 
 
 @pytest.mark.parametrize("way", ["sequential", "isolated"])
-def test_a_demo_killed_during_task_3_ends_like_a_straight_one(way: str, commands: Path, tmp_path: Path) -> None:
+def test_a_demo_killed_during_task_3_ends_like_a_straight_one(
+    way: str, commands: Path, tmp_path: Path
+) -> None:
     document = yaml.safe_load(QUICKSTART.read_text())
     experiment = tmp_path / "demo.yaml"
     experiment.write_text(yaml.safe_dump(document | {"strategies": [way]}))

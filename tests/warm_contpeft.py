@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -93,15 +93,14 @@ def _attend(asker: socket.socket, child: int) -> None:
     """Tells the asker how its fork ended, and the fork that the asker was interrupted or killed."""
     asker.settimeout(0.01)
     with asker:
-        ended = status = 0
-        while not ended:
-            try:
-                os.kill(child, signal.SIGINT if asker.recv(1) else signal.SIGKILL)
-            except TimeoutError:
-                ended, status = os.waitpid(child, os.WNOHANG)
-            else:
-                continue
-        asker.sendall(bytes([os.waitstatus_to_exitcode(status) % 256]))
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            with suppress(TimeoutError):
+                if not asker.recv(1):
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    return
+                os.kill(child, signal.SIGINT)
+        asker.sendall(bytes([os.waitstatus_to_exitcode(ended[1]) % 256]))
 
 
 def _run(files: list[int], arguments: list[str], environment: dict[str, str], folder: str) -> None:

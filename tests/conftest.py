@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.append(str(Path(__file__).parent))  # the tests import warm_contpeft by name
+# The tests import warm_contpeft by name, and those of the command line what the experiments' tests share.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "experiments")]
+
+from warm_contpeft import warm_contpeft
 
 # Set before anything imports torch, so that sessions which need no torch need not import it.
 # Processes that tests start inherit them.
@@ -32,18 +37,48 @@ _LIGHTNING = {
     *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 }
 
+# Nobody pulls the plug on the tests: in memory, where it has room, what they write waits for no disk.
+_MEMORY = Path("/dev/shm")
+if (
+    _MEMORY.is_dir()
+    and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+    and shutil.disk_usage(_MEMORY).free > 8 << 30
+):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 # Begun first, so that the process that gets one is not still at it when the other has done all else.
-_LONG = {"test_docs.py", "test_resume.py", "test_runner.py"}
+_LONG = {"test_docs.py", "test_every_recipe.py", "test_runner.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest before all others."""
     items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Spares every collection of garbage all that importing has made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a ``contpeft`` and a ``python`` that start at once."""
+    with warm_contpeft(tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def learnt_support(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that has learnt support tickets; to be copied, not changed."""
+    from evaluation_files import write_support
+
+    return write_support(tmp_path_factory.mktemp("support")).parent
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from types import ModuleType
 
 import pytest
 from markdown_it import MarkdownIt
-from warm_contpeft import warm_contpeft
 
 import contpeft
 from contpeft.strategies.page import strategies_page
@@ -92,13 +91,6 @@ def run_console(snippet: Snippet, commands: Path) -> None:
             assert doctest.OutputChecker().check_output(shown, ran.stdout, flags), (
                 f"$ {command}\n{ran.stdout}"
             )
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a ``contpeft`` that starts at once."""
-    with warm_contpeft(tmp_path_factory.mktemp("commands")) as folder:
-        yield folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -185,12 +177,15 @@ def test_strategies_page_is_up_to_date() -> None:
     assert strategies_page() == page, "run `make docs`"
 
 
-def test_methods_page_is_up_to_date() -> None:
+def test_methods_page_is_up_to_date(commands: Path) -> None:
     page = (ROOT / "docs" / "methods.md").read_text()
     if f"with PEFT {version('peft')}." not in page:
         pytest.skip("the page is of another release of PEFT")
-    contpeft_command = Path(sys.executable).parent / "contpeft"
     ran = subprocess.run(
-        [contpeft_command, "methods", "--markdown"], cwd=ROOT, check=True, capture_output=True, text=True
+        [commands / "contpeft", "methods", "--markdown"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert ran.stdout == page, "run `make docs`"

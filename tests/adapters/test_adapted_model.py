@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -297,13 +296,13 @@ class TestState:
         attachment = adapted.attach_state(state)
         assert same(attachment.tensors(), state.adapter_tensors())
 
-    def test_another_process_answers_bit_for_bit(self, tmp_path: Path) -> None:
+    def test_another_process_answers_bit_for_bit(self, commands: Path, tmp_path: Path) -> None:
         adapted = AdaptedModel.of(Module())
         state = trained(adapted, AdapterSpec("lora", r=2, targets="all-linear"))
         expected = logits(adapted.module)
         AdapterStore(tmp_path / "store").register("colours", state, base=adapted.base)
         code = "import sys; from adapters_tiny import answer_stored; answer_stored(sys.argv[1])"
-        command = [sys.executable, "-c", code, str(tmp_path)]
+        command = [commands / "python", "-c", code, str(tmp_path)]
         told = subprocess.check_output(command, cwd=Path(__file__).parent, text=True)
         assert told.strip() == adapted.base.fingerprint
         assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], expected)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from contpeft.adapters import tensor_items
 from contpeft.digest import tensors_digest
 
 SCRIPT = Path(__file__).with_name("ddp_script.py")
-SECONDS = 240  # the second process imports torch, transformers, peft and lightning first
+SECONDS = 240
 
 
-def run_script(folder: Path) -> None:
+def run_script(commands: Path, folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, folder],
+        [commands / "python", SCRIPT, folder],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -39,8 +38,8 @@ def run_script(folder: Path) -> None:
 
 
 @pytest.mark.ddp
-def test_two_ranks_train_one_adapter_and_fail_together(tmp_path: Path) -> None:
-    run_script(tmp_path)
+def test_two_ranks_train_one_adapter_and_fail_together(commands: Path, tmp_path: Path) -> None:
+    run_script(commands, tmp_path)
     zero, one = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     # Each rank began with other random numbers, and both hold what rank zero registered.
     assert zero["random"] != one["random"]

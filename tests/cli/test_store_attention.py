@@ -17,7 +17,7 @@ from contpeft.store import AdapterStore
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BILLING, write_support
+from evaluation_files import BILLING, copy_support
 from fusion_files import OVER, add_fusion
 
 Call = Callable[..., Result]
@@ -25,9 +25,9 @@ SITES = [f"encoder.layer.0.attention.self.{part}" for part in ("query", "value")
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learnt(learnt_support: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The evaluation file of a store with a fusion over three adapters."""
-    file = write_support(tmp_path_factory.mktemp("attention"))
+    file = copy_support(learnt_support, tmp_path_factory.mktemp("attention"))
     store = AdapterStore(file.parent / "adapters")
     add_fusion(store)
     store.close()

@@ -14,7 +14,7 @@ from contpeft.cli import app
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BOTH, noisy, register, write_support
+from evaluation_files import BOTH, copy_support, noisy, register
 
 from contpeft.store import AdapterStore
 
@@ -22,9 +22,9 @@ Call = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(learnt_support: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a version that errs now and then, and its evaluation file."""
-    path = write_support(tmp_path_factory.mktemp("calibrate"))
+    path = copy_support(learnt_support, tmp_path_factory.mktemp("calibrate"))
     store = AdapterStore(path.parent / "adapters", create=False)
     register(store, "noisy", noisy(store.load(BOTH), 0.4), BOTH)
     store.close()

@@ -18,7 +18,7 @@ from contpeft.store import AdapterStore
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BILLING, TRAVEL, write_support
+from evaluation_files import BILLING, TRAVEL, copy_support
 
 Call = Callable[..., Result]
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"]}
@@ -105,9 +105,9 @@ def test_a_dry_run_fails_as_storing_would(alike: AdapterStore, call: Call) -> No
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learnt(learnt_support: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The evaluation file of a store that has learnt two teams' tickets, one adapter a team."""
-    return write_support(tmp_path_factory.mktemp("compress"))
+    return copy_support(learnt_support, tmp_path_factory.mktemp("compress"))
 
 
 @pytest.fixture

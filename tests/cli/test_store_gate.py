@@ -15,7 +15,7 @@ from contpeft.store import AdapterStore
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BILLING, BOTH, headless, noisy, register, without_class, write_support
+from evaluation_files import BILLING, BOTH, copy_support, headless, noisy, register, without_class
 
 Call = Callable[..., Result]
 
@@ -35,9 +35,9 @@ rows that turned wrong: 8
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(learnt_support: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that has learnt support tickets, with a version that is deaf to refunds, and its file."""
-    path = write_support(tmp_path_factory.mktemp("gate"))
+    path = copy_support(learnt_support, tmp_path_factory.mktemp("gate"))
     store = AdapterStore(path.parent / "adapters", create=False)
     register(store, "deaf", without_class(store.load(BOTH), "refund"), BOTH)
     register(store, "noisy", noisy(store.load(BOTH), 0.4), BOTH)

@@ -15,15 +15,15 @@ from contpeft.store import AdapterStore
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
-from evaluation_files import BILLING, TRAVEL, write_support
+from evaluation_files import BILLING, TRAVEL, copy_support
 
 Call = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(learnt_support: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The evaluation file beside a store that has learnt support tickets."""
-    return write_support(tmp_path_factory.mktemp("search"))
+    return copy_support(learnt_support, tmp_path_factory.mktemp("search"))
 
 
 @pytest.fixture

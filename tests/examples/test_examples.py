@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -13,10 +12,10 @@ from contpeft import AdapterStore
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def test_add_to_your_trainer(tmp_path: Path) -> None:
+def test_add_to_your_trainer(commands: Path, tmp_path: Path) -> None:
     sizes = ["--rows", "24", "--layers", "2", "--epochs", "1"]
     ran = subprocess.run(
-        [sys.executable, EXAMPLES / "add_to_your_trainer.py", *sizes],
+        [commands / "python", EXAMPLES / "add_to_your_trainer.py", *sizes],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -11,29 +11,23 @@ import pytest
 # The helpers are imported by name.
 sys.path.append(str(Path(__file__).parent))
 
-from evaluation_files import copy_support, write_support
+from evaluation_files import copy_support
 from sequence_files import run_to_end, write_experiment
 
 from contpeft.store import AdapterStore
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> tuple[Path, str]:
     """Returns the folder of a run that was never stopped, and what its command printed."""
     experiment = write_experiment(tmp_path_factory.mktemp("finished"))
-    return experiment.parent, run_to_end(experiment)
-
-
-@pytest.fixture(scope="session")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder with a store that has learnt support tickets; to be copied, not changed."""
-    return write_support(tmp_path_factory.mktemp("support")).parent
+    return experiment.parent, run_to_end(commands, experiment)
 
 
 @pytest.fixture
-def support(learnt: Path, tmp_path: Path) -> Iterator[AdapterStore]:
+def support(learnt_support: Path, tmp_path: Path) -> Iterator[AdapterStore]:
     """A copy of that store; the evaluation file is ``eval.yaml`` beside it."""
-    copy_support(learnt, tmp_path)
+    copy_support(learnt_support, tmp_path)
     store = AdapterStore(tmp_path / "adapters", create=False)
     yield store
     store.close()

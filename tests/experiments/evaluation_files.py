@@ -78,10 +78,12 @@ def write_support(folder: Path) -> Path:
     return path
 
 
-def copy_support(learnt: Path, folder: Path) -> None:
-    """Copies what :func:`write_support` made, so that a test may change it."""
+def copy_support(learnt: Path, folder: Path) -> Path:
+    """Copies what :func:`write_support` made, so that a test may change it; returns the evaluation file."""
     shutil.copytree(learnt, folder, dirs_exist_ok=True)
-    (folder / "eval.yaml").write_text(EVALUATION.format(data=folder / "tickets"))
+    path = folder / "eval.yaml"
+    path.write_text(EVALUATION.format(data=folder / "tickets"))
+    return path
 
 
 def register(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 import yaml
+from sequence_files import kill_command
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
@@ -58,15 +56,22 @@ class NoRate(TinyClassifier):
         super().__init__()
 
 
-def write_sequence(folder: Path, module: str = "TinyClassifier", **options: Any) -> Path:
-    """Returns an experiment of two tasks of two classes in ``folder``, with its data beside it."""
+def write_sequence(
+    folder: Path,
+    module: str = "TinyClassifier",
+    *,
+    words: Mapping[str, str] = WORDS,
+    epochs: int = 1,
+    **options: Any,
+) -> Path:
+    """Returns an experiment of tasks of two classes in ``folder``, with its data beside it."""
     data = folder / "words"
     data.mkdir()
     for split, count in (("train", 16), ("test", 4)):
         rows = [
             {"text": f"{word[0]}{n % 7}{word[1:]}{split}{n}", "label": label}
-            for label, words in WORDS.items()
-            for n, word in enumerate(words.split() * (count // 2))
+            for label, pair in words.items()
+            for n, word in enumerate(pair.split() * (count // 2))
         ]
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     experiment = {
@@ -75,7 +80,7 @@ def write_sequence(folder: Path, module: str = "TinyClassifier", **options: Any)
         "module": {"class_path": f"search_files.{module}", "init_args": options},
         "adapter": {"method": "lora", "r": 4, "alpha": 4},
         "strategies": ["frozen", "sequential", "isolated"],
-        "trainer": {"max_epochs": 1},
+        "trainer": {"max_epochs": epochs},
         "batch_size": 8,
         "threads": 1,
         "store": str(folder / "adapters"),
@@ -86,22 +91,6 @@ def write_sequence(folder: Path, module: str = "TinyClassifier", **options: Any)
     return path
 
 
-def search_command(experiment: Path, *options: str) -> list[str]:
-    """Returns the command that searches; its process must find this file."""
-    code = (
-        f"import sys; sys.path.append({str(Path(__file__).parent)!r}); from contpeft.cli import main; main()"
-    )
-    return [sys.executable, "-c", code, "search", str(experiment), *options]
-
-
-def kill_search(experiment: Path, moment: str, *options: str, delay: float = 0.0) -> None:
-    """Starts the search and kills it a little after it has said ``moment``."""
-    command = search_command(experiment, *options)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    with process.stderr:
-        said = any(line.startswith(moment) for line in process.stderr)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-    assert said, f"the search ended without saying {moment!r}"
+def kill_search(commands: Path, experiment: Path, moment: str, *options: str) -> None:
+    """Starts the search and kills it when it has said ``moment``."""
+    kill_command([str(commands / "contpeft"), "search", str(experiment), *options], moment)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,32 +33,45 @@ def write_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
     return path
 
 
-def run_command(experiment: Path, *options: str, folder: Path | None = None) -> list[str]:
+def run_command(commands: Path, experiment: Path, *options: str, folder: Path | None = None) -> list[str]:
     """Returns the command that runs it, with store and reports in ``folder`` (default: beside the file)."""
     folder = folder or experiment.parent
     folders = ["--store", str(folder / "adapters"), "--report", str(folder / "reports")]
-    return [sys.executable, "-m", "contpeft", "run", str(experiment), *folders, *options]
+    return [str(commands / "contpeft"), "run", str(experiment), *folders, *options]
 
 
-def run_to_end(experiment: Path, *options: str, folder: Path | None = None) -> str:
+def run_to_end(commands: Path, experiment: Path, *options: str, folder: Path | None = None) -> str:
     """Runs it in a process of its own and returns what it printed."""
-    command = run_command(experiment, *options, folder=folder)
+    command = run_command(commands, experiment, *options, folder=folder)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def kill_after(experiment: Path, moment: str, delay: float, *, folder: Path | None = None) -> None:
+def kill_after(
+    commands: Path, experiment: Path, moment: str, delay: float, *, folder: Path | None = None
+) -> None:
     """Starts the run and kills it ``delay`` seconds after it has said ``moment``."""
-    command = run_command(experiment, folder=folder)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    kill_command(run_command(commands, experiment, folder=folder), moment, delay)
+
+
+def kill_command(command: list[str], moment: str, delay: float = 0.0) -> None:
+    """Starts a command, which finds the modules of this folder, and kills it after it has said ``moment``."""
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr is not None
     with process.stderr:
         said = any(line.startswith(moment) for line in process.stderr)
         time.sleep(delay)
         process.kill()
+        process.stderr.read()  # until no fork of it can say more
         process.wait()
-    assert said, f"the run ended without saying {moment!r}"
+    assert said, f"the command ended without saying {moment!r}"
 
 
 def outcome(store_path: Path, run: str) -> tuple[object, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,12 +29,6 @@ SPACE = MethodSpace(("lora", "bitfit"), targets=("usual",))
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return write_sequence(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the runner's collecting between tasks, which is slow beside all that pytest holds."""
-    monkeypatch.setattr("contpeft.experiments.runner.gc", SimpleNamespace(collect=lambda: 0))
 
 
 def find(file: Path, space: MethodSpace = SPACE, **options: Any) -> MethodSearchResult:
@@ -140,13 +133,13 @@ class TestStopping:
 
 
 class TestGoingOn:
-    def test_a_search_that_was_killed_ends_like_a_straight_one(self, tmp_path: Path) -> None:
+    def test_a_search_that_was_killed_ends_like_a_straight_one(self, commands: Path, tmp_path: Path) -> None:
         folders = [tmp_path / "killed", tmp_path / "straight"]
         for folder in folders:
             folder.mkdir()
         file = write_sequence(folders[0])
         options = ("--methods", "lora,bitfit", "--targets", "usual", "--trials", "2")
-        kill_search(file, "trial 2 of 2: bitfit, rate 0.01: ", *options)
+        kill_search(commands, file, "trial 2 of 2: bitfit, rate 0.01: ", *options)
         store = AdapterStore(file.parent / "adapters")
         (run,) = store.runs()
         assert {step.way for step in store.steps(run.name)} == {"trial-0", "trial-1"}

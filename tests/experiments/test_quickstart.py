@@ -32,12 +32,12 @@ MOMENTS = (
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterStore, list[RunResult]]:
+def seeds(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> tuple[AdapterStore, list[RunResult]]:
     """Runs the quickstart with three seeds into one store."""
     folder = tmp_path_factory.mktemp("seeds")
     for seed in ("0", "1", "2"):
         started = time.monotonic()
-        print(run_to_end(QUICKSTART, "--seed", seed, folder=folder))
+        print(run_to_end(commands, QUICKSTART, "--seed", seed, folder=folder))
         print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
     store = AdapterStore(folder / "adapters", create=False)
     return store, [collect(store, name) for name in ("quickstart", "quickstart-seed1", "quickstart-seed2")]
@@ -66,25 +66,27 @@ def test_isolated_keeps_everything_with_every_seed(seeds: tuple[AdapterStore, li
 
 
 @pytest.mark.parametrize("way", ["sequential", "isolated"])
-def test_a_demo_killed_during_task_3_ends_like_a_straight_one(way: str, tmp_path: Path) -> None:
+def test_a_demo_killed_during_task_3_ends_like_a_straight_one(
+    way: str, commands: Path, tmp_path: Path
+) -> None:
     document = yaml.safe_load(QUICKSTART.read_text())
     experiment = tmp_path / "demo.yaml"
     experiment.write_text(yaml.safe_dump(document | {"strategies": [way]}))
     straight = tmp_path / "straight"
-    run_to_end(experiment, folder=straight)
+    run_to_end(commands, experiment, folder=straight)
 
     # Every killed run begins from a copy of what two tasks had left.
     two_tasks, task = tmp_path / "two-tasks", f"{way}: task-3 (3 of 5)"
-    kill_after(experiment, f"{task}, getting ready", 0, folder=two_tasks)
+    kill_after(commands, experiment, f"{task}, getting ready", 0, folder=two_tasks)
     assert len(AdapterStore(two_tasks / "adapters").steps("quickstart")) == 2
 
     rng = random.Random(way)
     for kill, (moment, latest) in enumerate(MOMENTS):
         folder = tmp_path / f"kill-{kill}"
         shutil.copytree(two_tasks, folder)
-        kill_after(experiment, f"{task}, {moment}", rng.uniform(0, latest), folder=folder)
+        kill_after(commands, experiment, f"{task}, {moment}", rng.uniform(0, latest), folder=folder)
         assert len(AdapterStore(folder / "adapters").steps("quickstart")) == 2
-        run_to_end(experiment, folder=folder)
+        run_to_end(commands, experiment, folder=folder)
         assert outcome(folder / "adapters", "quickstart") == outcome(straight / "adapters", "quickstart")
 
 

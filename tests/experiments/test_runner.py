@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sequence_files import EXPERIMENT, outcome, run_command, write_experiment
+from sequence_files import EXPERIMENT, outcome, run_command, run_to_end, write_experiment
 
 from contpeft.errors import ConfigError, UnsupportedError
 from contpeft.experiments import Experiment, Progress, parse_experiment, run_experiment
@@ -146,6 +146,16 @@ class TestTakenUpAgain:
         assert outcome(finished[0] / "adapters", "mini") == before
         assert store.run("mini").status == "finished"
 
+    def test_a_second_call_trains_nothing_and_reports_the_same(
+        self, finished: tuple[Path, str], commands: Path
+    ) -> None:
+        folder, printed = finished
+        store, summary = folder / "adapters", folder / "reports" / "mini" / "summary.json"
+        before, told = outcome(store, "mini"), summary.read_bytes()
+        assert run_to_end(commands, folder / "mini.yaml") == printed
+        assert outcome(store, "mini") == before
+        assert summary.read_bytes() == told
+
     def test_a_strategy_can_be_added_later(self, tmp_path: Path) -> None:
         run_experiment(parse_experiment(small(tmp_path, strategies=["frozen"])))
         told: list[Progress] = []
@@ -187,15 +197,10 @@ class TestTakenUpAgain:
         with pytest.raises(ConfigError, match="data was"):
             run_experiment(parse_experiment(document))
 
-    def test_ctrl_c_interrupts_and_the_next_call_goes_on(self, tmp_path: Path) -> None:
+    def test_ctrl_c_interrupts_and_the_next_call_goes_on(self, commands: Path, tmp_path: Path) -> None:
         experiment = write_experiment(tmp_path)
         process = subprocess.Popen(
-            run_command(experiment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A process that a shell started in the background would hand down that it is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            run_command(commands, experiment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
         said = any(line.startswith("sequential: task-2 (2 of 3), training") for line in process.stderr)

@@ -34,7 +34,7 @@ KILLED = (
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("name", KILLED)
-def test_a_killed_strategy_goes_on_to_the_same_digests(name: str, tmp_path: Path) -> None:
+def test_a_killed_strategy_goes_on_to_the_same_digests(name: str, commands: Path, tmp_path: Path) -> None:
     text = EXPERIMENT.replace("[frozen, sequential, isolated, joint]", f"[{name}]")
     text = text.replace(", talk.politics.guns, comp.graphics", "")
     if name == "latent-replay":
@@ -43,8 +43,8 @@ def test_a_killed_strategy_goes_on_to_the_same_digests(name: str, tmp_path: Path
     for folder in (straight, killed):
         folder.mkdir()
         write_experiment(folder, text)
-    run_to_end(straight / "mini.yaml")
+    run_to_end(commands, straight / "mini.yaml")
     delay = random.Random(name).uniform(0, 0.3)
-    kill_after(killed / "mini.yaml", f"{name}: task-2 (2 of 2), training, epoch 1", delay)
-    run_to_end(killed / "mini.yaml")
+    kill_after(commands, killed / "mini.yaml", f"{name}: task-2 (2 of 2), training, epoch 1", delay)
+    run_to_end(commands, killed / "mini.yaml")
     assert outcome(killed / "adapters", "mini") == outcome(straight / "adapters", "mini")

@@ -83,14 +83,17 @@ def test_a_recipe_made_again_gives_every_bit(three: AdapterStore, rule: str) -> 
     assert (verdict.ref, verdict.equal, verdict.difference) == ("made@1", True, 0.0)
 
 
-def test_a_recipe_is_followed_in_another_process_with_other_threads(three: AdapterStore) -> None:
+def test_a_recipe_is_followed_in_another_process_with_other_threads(
+    three: AdapterStore, commands: Path
+) -> None:
     three.fusion.fuse(Request(["a", "b", "c"], rule="dare-ties", seed=3, rank="energy:0.9"), "made")
     code = (
         "import sys, torch; torch.set_num_threads(2)\n"
         "from contpeft.store import AdapterStore\n"
         "print(AdapterStore(sys.argv[1]).fusion.verify('made').equal)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(three.path)], capture_output=True, text=True)
+    command = [commands / "python", "-c", code, three.path]
+    told = subprocess.run(command, capture_output=True, text=True)
     assert told.stdout == "True\n", told.stderr
 
 

@@ -277,6 +277,5 @@ class _Sequence:
         )
 
     def _measure(self, way: str, context: Context) -> Measure:
-        reads = json_digest(self._experiment.identity().get("module"))
         experiment = self._experiment
-        return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads)
+        return Measure(context, self._stream, experiment.name, way, experiment.protocols, experiment.reads())

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from contpeft.adapters import check_spec
+from contpeft.digest import json_digest
 from contpeft.errors import ConfigError, NotFoundError, suggest
 from contpeft.experiments import modules, sources
 from contpeft.experiments.sources import Source
@@ -177,6 +178,15 @@ class Experiment:
         told = yaml.safe_load(self._parser.dump(self._parsed, skip_default=True))
         cached = {} if self.prefix_cache is None else {"prefix_cache": True}
         return {key: value for key, value in told.items() if key not in _FREE} | cached
+
+    def reads(self) -> str:
+        """Returns a name for how rows are read when they are measured, part of the key of every score.
+
+        It is the module's arguments, and whether there is a prefix cache, of whatever size: rows that are
+        read one by one are rounded otherwise than in batches.
+        """
+        module = json_digest(self.identity().get("module"))
+        return module if self.prefix_cache is None else f"{module} row by row"
 
     def make(self, callbacks: list[L.Callback]) -> tuple[L.LightningModule, L.Trainer]:
         """Returns a fresh module, and a fresh trainer with fresh callbacks and loggers.

@@ -225,8 +225,8 @@ class Evaluation:
 
     @cached_property
     def reads(self) -> str:
-        """Names how raw inputs become batches."""
-        return json_digest(self._experiment.identity().get("module"))
+        """Names how raw inputs are read."""
+        return self._experiment.reads()
 
     def _key(self, single: Single, among: tuple[str, ...] | None) -> str:
         return composition_key(single, self.base, self.show, f"{self.reads}{among}")

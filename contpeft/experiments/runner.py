@@ -106,7 +106,7 @@ class _Sequence:
         self._experiment = experiment
         self._observer = observer
         self._stream = experiment.stream.build(experiment.seed)
-        self._identity = experiment.identity()
+        self._reads = experiment.reads()
         self._store = AdapterStore(experiment.store)
         self._features = FeatureCache()
         size = experiment.prefix_cache
@@ -127,7 +127,7 @@ class _Sequence:
         name = self._experiment.name
         self._store.start_run(
             name,
-            config=self._identity | {"data": self._stream.digest()},
+            config=self._experiment.identity() | {"data": self._stream.digest()},
             seed=self._experiment.seed,
             tasks=[data.task for data in self._stream],
             scenario=self._stream.scenario,
@@ -317,10 +317,8 @@ class _Sequence:
         )
 
     def _measure(self, way: str, context: Context) -> Measure:
-        reads = json_digest(self._identity.get("module"))
-        experiment = self._experiment
-        kept = self._scored
-        return Measure(context, self._stream, experiment.name, way, experiment.protocols, reads, kept)
+        experiment, kept = self._experiment, self._scored
+        return Measure(context, self._stream, experiment.name, way, experiment.protocols, self._reads, kept)
 
 
 def _fits_of(step: Step) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from contpeft.merging.update import decompose, truncated
 from contpeft.spec import AdapterState
 from contpeft.strategies.context import Context
 
-__all__ = ["AVERAGE", "Space", "averages", "live_values", "stored_values", "with_averages"]
+__all__ = ["AVERAGE", "Space", "averages", "check_averaged", "live_values", "stored_values", "with_averages"]
 
 Space = Literal["factors", "delta"]
 """What is averaged: the adapter's tensors one by one, or the products of LoRA's factors, dense."""
@@ -40,6 +40,16 @@ def live_values(context: Context, space: Space) -> dict[str, Tensor]:
         raise UnsupportedError("a moving average follows an adapter; none is attached")
     named = context.once("averaged parameters", attached.named_parameters)
     return {name: parameter.detach() for name, parameter in named.items()}
+
+
+def check_averaged(context: Context, space: Space) -> None:
+    """Checks that the adapter at hand has what is to be averaged.
+
+    Raises:
+        UnsupportedError: as :func:`live_values` does.
+    """
+    if space == "delta":
+        context.factors(_PART)
 
 
 def stored_values(state: AdapterState, space: Space) -> dict[str, Tensor]:

@@ -9,14 +9,14 @@ at any time is made once (``context.once``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from contpeft.spec import Composition, Parent, Version
 from contpeft.strategies.context import Context
 
-__all__ = ["Answers", "Consolidate", "Head", "Init", "Penalty", "Projection"]
+__all__ = ["Answers", "Checked", "Consolidate", "Head", "Init", "Penalty", "Projection"]
 
 
 class Init(Protocol):
@@ -96,4 +96,13 @@ class Answers(Protocol):
             context: the task at hand.
             registered: versions registered for this task.
         """
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """What a part of any kind may have beside: it is asked before training, not once all of that is done."""
+
+    def check(self, context: Context) -> None:
+        """Raises what the part would raise after training; adapter and head are in place."""
         ...

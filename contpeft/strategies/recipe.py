@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from contpeft.strategies.consolidate import Freeze
 from contpeft.strategies.context import Context
 from contpeft.strategies.head import Own
 from contpeft.strategies.init import Fresh
-from contpeft.strategies.parts import Answers, Consolidate, Head, Init, Penalty, Projection
+from contpeft.strategies.parts import Answers, Checked, Consolidate, Head, Init, Penalty, Projection
 
 __all__ = ["Recipe"]
 
@@ -54,10 +55,18 @@ class Recipe:
     after: Recipe | None = None
 
     def start(self, context: Context) -> None:
-        """Attaches the adapter and puts the head in place, where there is something to train."""
+        """Attaches the adapter and puts the head in place, where there is something to train.
+
+        Raises:
+            UnsupportedError: if a part cannot work with them, be it before, during or after training.
+        """
         context.parents = self.init.start(context)
-        if self.init.trains(context.step):
-            self.head.start(context)
+        if not self.init.trains(context.step):
+            return
+        self.head.start(context)
+        for part in chain.from_iterable(self.parts().values()):
+            if isinstance(part, Checked):
+                part.check(context)
 
     def loss(self, context: Context, batch: Any, outputs: Any) -> Tensor | None:
         """Returns what is added to the loss of ``batch``, or None."""

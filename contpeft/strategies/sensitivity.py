@@ -20,11 +20,12 @@ from contpeft.adapters import Factors, LiveFactors
 from contpeft.adapters.class_rows import ClassRows
 from contpeft.errors import UnsupportedError
 from contpeft.strategies.context import Context
-from contpeft.strategies.features import Features, evaluating
+from contpeft.strategies.features import Features, as_classifier, evaluating
 
 __all__ = [
     "Objective",
     "RowGradients",
+    "check_row_gradients",
     "factor_importance",
     "row_gradients",
     "stored_names",
@@ -62,6 +63,21 @@ class RowGradients:
         """Yields the gradient ``(d_out, d_in)`` of the layer's matrix for one row after the other."""
         for said, read in zip(self.said, self.read, strict=True):
             yield said.T @ read
+
+
+def check_row_gradients(context: Context, part: str) -> None:
+    """Checks that there are rows, features and factors to derive by.
+
+    Args:
+        context: the task at hand.
+        part: names who asks in an error.
+
+    Raises:
+        UnsupportedError: as :func:`row_gradients` does, but for what only a pass over the rows can tell.
+    """
+    context.factors(part)
+    context.training_data(part)
+    as_classifier(context.adapted.module, part)
 
 
 def factor_importance(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sequence_files import outcome
 
+from contpeft.digest import json_digest
 from contpeft.errors import UsageError
 from contpeft.experiments import run_experiment
 from contpeft.experiments.config import parse_experiment
@@ -47,6 +48,18 @@ def test_the_size_of_the_cache_is_no_part_of_a_run() -> None:
         return parse_experiment({**DOCUMENT, **more}).identity()
 
     assert identity(prefix_cache="1MB") == identity(prefix_cache="2MB") != identity()
+
+
+def test_scores_read_row_by_row_are_kept_apart_from_others() -> None:
+    """They are rounded otherwise; what nobody measured that way is not copied from it."""
+
+    def reads(**more: object) -> str:
+        return parse_experiment({**DOCUMENT, **more}).reads()
+
+    assert reads(prefix_cache="1MB") == reads(prefix_cache="2MB") != reads()
+    module = parse_experiment(DOCUMENT).identity()["module"]
+    assert reads() == json_digest(module)  # what was measured without one is found again
+    assert reads(module={"init_args": {"max_length": 8}}) != reads()
 
 
 def test_a_size_that_is_none_is_refused() -> None:

@@ -14,6 +14,7 @@ from contpeft.strategies.context import Context
 __all__ = ["USED", "AccumulateUpdates"]
 
 USED = "used"
+_PART = "accumulating updates"
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,17 @@ class AccumulateUpdates:
         needs=frozenset({"lora"}),
     )
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        context.factors(_PART)
+
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the buffers ``(d_out, d_in)`` by module, this task's update added."""
-        live = context.factors("accumulating updates")
+        live = context.factors(_PART)
         memory = context.recall(USED)
         with torch.no_grad():
             sizes = {module: each.delta().abs().cpu() for module, each in live.items()}

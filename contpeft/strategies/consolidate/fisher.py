@@ -14,7 +14,7 @@ from contpeft.spec import Version
 from contpeft.strategies.about import About
 from contpeft.strategies.consolidate.importance import remember_importance
 from contpeft.strategies.context import Context
-from contpeft.strategies.sensitivity import factor_importance, update_importance
+from contpeft.strategies.sensitivity import check_row_gradients, factor_importance, update_importance
 
 __all__ = ["Fisher", "log_likelihood"]
 
@@ -52,6 +52,14 @@ class Fisher:
     labels: Literal["data", "model"] = "data"
     decay: float = 1.0
     normalise: bool = False
+
+    def check(self, context: Context) -> None:
+        """Checks that the task's rows can be derived by the adapter's factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_row_gradients(context, _PART)
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the Fisher information of all tasks so far."""

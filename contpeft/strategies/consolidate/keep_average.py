@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from contpeft.errors import UnsupportedError
 from contpeft.spec import Parent, Version
-from contpeft.strategies.averages import AVERAGE, Space, averages, with_averages
+from contpeft.strategies.averages import AVERAGE, Space, averages, check_averaged, with_averages
 from contpeft.strategies.context import Context
 
 __all__ = ["KeepAverage"]
@@ -24,6 +24,14 @@ class KeepAverage:
 
     space: Space = "factors"
     rank: int | None = None
+
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has what is averaged.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_averaged(context, self.space)
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the average; at the first task that is the adapter as trained.

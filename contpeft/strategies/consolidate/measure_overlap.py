@@ -28,6 +28,14 @@ class MeasureOverlap:
 
     about: ClassVar[About] = About(growth="a number a task", needs=frozenset({"lora"}))
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        context.factors(_PART)
+
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the measures."""
         found = meeting(context.factors(_PART), earlier_factors(context, _PART))

@@ -28,6 +28,16 @@ class MergeFactors:
         paper="SLAO 2025, arXiv 2512.23017", growth="nothing", needs=frozenset({"lora"})
     )
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors, of linear layers or others.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        attached = context.adapted.attachment
+        if attached is not None:
+            find_factors(attached.kind, attached.config_json(), attached.tensors())
+
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the merge, from the second task on."""
         if trained is None or not context.adapters:

@@ -12,9 +12,11 @@ from contpeft.spec import Version
 from contpeft.strategies.about import About
 from contpeft.strategies.consolidate.importance import remember_importance
 from contpeft.strategies.context import Context
-from contpeft.strategies.sensitivity import factor_importance
+from contpeft.strategies.sensitivity import check_row_gradients, factor_importance
 
 __all__ = ["OutputSensitivity"]
+
+_PART = "the output's sensitivity"
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,17 @@ class OutputSensitivity:
 
     memory: str = "sensitivity"
 
+    def check(self, context: Context) -> None:
+        """Checks that the task's rows can be derived by the adapter's factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_row_gradients(context, _PART)
+
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the sensitivities of all tasks so far."""
-        new = factor_importance(context, _squared_length, torch.abs, "the output's sensitivity")
+        new = factor_importance(context, _squared_length, torch.abs, _PART)
         return (remember_importance(context, self.memory, new),)
 
 

@@ -12,6 +12,8 @@ from contpeft.strategies.subspaces import Energy, Protected, grown, read_moments
 
 __all__ = ["ProtectInputs"]
 
+_PART = "protecting what a task reads"
+
 
 @dataclass(frozen=True)
 class ProtectInputs:
@@ -43,9 +45,18 @@ class ProtectInputs:
     energy: Energy = "cov2"
     cap: int | None = None
 
+    def check(self, context: Context) -> None:
+        """Checks that there are rows, and the adapter has factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        context.factors(_PART)
+        context.training_data(_PART)
+
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the protected subspaces and how many directions they have."""
-        moments = read_moments(context, "protecting what a task reads")
+        moments = read_moments(context, _PART)
         before = Protected.recalled(context) or Protected.none_yet(moments)
         share = self.share_at(context.step)
         spaces = {

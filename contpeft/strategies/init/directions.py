@@ -51,6 +51,14 @@ class ScaledDirections(FromLast):
     magnitude: float | None = 0.8
     ranks: tuple[tuple[int, float], ...] = ()
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter is a plain LoRA of one rank.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        _rank(context)
+
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches a fresh adapter with the directions of the last version, if there is one.
 

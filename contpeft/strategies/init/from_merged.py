@@ -33,6 +33,14 @@ class FromMerged(FromLast):
 
     about: ClassVar[About] = About(paper="Dziadzio et al. 2024, arXiv 2412.06712", needs=frozenset({"lora"}))
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors for a merge to be put into.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        context.factors(_WHO)
+
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches an adapter that holds the merge; before the first merge, the last version."""
         merged = answering_merge(context.history)

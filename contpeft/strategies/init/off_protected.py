@@ -43,6 +43,14 @@ class OffProtected(OnTop):
     strength: float = 1.0
     gradients: bool = False
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        context.factors(_PART)
+
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches the adapter and takes what is protected out of its start.
 

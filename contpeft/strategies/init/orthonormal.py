@@ -16,6 +16,8 @@ from contpeft.strategies.init.from_last import FromLast
 
 __all__ = ["Orthonormal", "orthonormal_rows"]
 
+_PART = "an orthonormal start"
+
 
 @dataclass(frozen=True)
 class Orthonormal(FromLast):
@@ -28,6 +30,15 @@ class Orthonormal(FromLast):
 
     about: ClassVar[About] = About(paper="SLAO 2025, arXiv 2512.23017", needs=frozenset({"lora"}))
 
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has factors, of ranks that layers have.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        for module, factors in context.factors(_PART).items():
+            orthonormal_rows(factors.down, module)
+
     def start(self, context: Context) -> tuple[Parent, ...]:
         """Attaches the last version with orthonormal ``A``; a fresh adapter at the first task.
 
@@ -37,7 +48,7 @@ class Orthonormal(FromLast):
         parents = super().start(context)
         if parents:
             with torch.no_grad():
-                for module, factors in context.factors("an orthonormal start").items():
+                for module, factors in context.factors(_PART).items():
                     factors.down.copy_(orthonormal_rows(factors.down, module))
         return parents
 

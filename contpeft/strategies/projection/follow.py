@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contpeft.errors import UnsupportedError
 from contpeft.strategies.about import About
-from contpeft.strategies.averages import AVERAGE, Space, live_values, stored_values
+from contpeft.strategies.averages import AVERAGE, Space, check_averaged, live_values, stored_values
 from contpeft.strategies.context import Context
 
 __all__ = ["Follow"]
@@ -40,6 +40,14 @@ class Follow:
     decay: float | None = None
     half_life: float = 1.0
     space: Space = "factors"
+
+    def check(self, context: Context) -> None:
+        """Checks that the adapter has what is averaged.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_averaged(context, self.space)
 
     def project(self, context: Context, before: Mapping[str, Tensor]) -> None:
         """Moves the average by one step.

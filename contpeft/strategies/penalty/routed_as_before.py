@@ -54,4 +54,5 @@ class RoutedAsBefore:
         )
         now = gated.weigh(rows).clamp_min(torch.finfo(rows.dtype).tiny)
         past = then.clamp_min(torch.finfo(then.dtype).tiny)
-        return self.weight * (then * (past.log() - now[:, : then.shape[1]].log())).sum(1).mean()
+        divergence: Tensor = (then * (past.log() - now[:, : then.shape[1]].log())).sum(1).mean()
+        return self.weight * divergence

@@ -162,6 +162,22 @@ def test_show_of_a_fusion_tells_its_recipe(call: Call) -> None:
     assert not any(line.startswith(("scores", "  run", "  task", "  head")) for line in shown)
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("cosine", "cos(x, k_i), x the mean token embedding"),
+        ("independent", "|2 sigmoid(4 cos(q_i(x), k_i)) - 1|, x the mean token embedding and q two layers of 64"),
+    ],
+)
+def test_show_of_an_adapter_with_a_gate_tells_how_it_weighs(
+    call: Call, filled: AdapterStore, rule: str, said: str
+) -> None:
+    config = {"peft_type": "GATED", "gate": {"rule": rule, "hidden": 64}, "lora": {}}
+    stored = replace(filled.load("billing"), kind="gated", config=config)
+    filled.register("shut", stored, base=filled.show("billing").base)
+    assert f"  gate        {said}" in lines(printed(call("store", "show", "shut")))
+
+
 def test_show_of_a_fit_without_steps_has_the_scores_of_its_run(call: Call, filled: AdapterStore) -> None:
     filled.start_run("fit-1", config={}, seed=0, tasks=[], scenario="one task")
     base = filled.show("billing").base

@@ -11,11 +11,11 @@ import torch
 from strategies_tiny import Way, learnt, training
 from torch import Tensor
 
-from contpeft.adapters.gated import GatedAttachment
+from contpeft.adapters.gated import GatedAttachment, GateOptions
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
-from contpeft.strategies import Context, ProjectGate, ProtectGate, find_recipe
+from contpeft.strategies import Context, ProjectGate, ProtectGate, WithGate, find_recipe
 from contpeft.strategies.gating import kept_off, task_rows
 from contpeft.strategies.subspaces import Subspace
 
@@ -122,7 +122,7 @@ def test_trained_as_a_recipe_it_stays_shut_for_the_training_rows_of_every_earlie
 
 
 def test_a_key_without_room_is_refused(store: AdapterStore) -> None:
-    small = replace(EXACT, init=replace(EXACT.init, gate=replace(EXACT.init.gate, hidden=8)))  # type: ignore[attr-defined]
+    small = replace(EXACT, init=WithGate(GateOptions(hidden=8)))
     way = learnt(store, small, tasks=1)
     with pytest.raises(UnsupportedError, match=r"has no room at \"the gate's key\": 8 of the 8 directions"):
         way.learn(1)

@@ -85,7 +85,8 @@ def heard(layer: nn.Module, way: Way, inputs: Any) -> tuple[Any, Any]:
     found: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _module, args, output: found.extend((args[0], output)))
     with torch.no_grad():
-        way.module.encode(way.module.collate(inputs))  # type: ignore[operator]
+        module: Any = way.module
+        module.encode(module.collate(inputs))
     handle.remove()
     return tuple(each.double().numpy() for each in found)
 
@@ -139,7 +140,7 @@ def test_kept_rows_hold_the_routing(store: AdapterStore) -> None:
     rows = free.context(0).features.embedded(data.inputs, data.digest)
 
     def drift(way: Way) -> float:
-        told = [gate_weights(way.answers[step]["main"], way.context(0).load, rows) for step in (0, 2)]  # type: ignore[arg-type]
+        told = [gate_weights(way.answers[step]["main"], way.context(0).load, rows) for step in (0, 2)]
         return float((told[1][:, 0] - told[0][:, 0]).abs().mean())
 
     assert drift(kept) < 0.7 * drift(free)

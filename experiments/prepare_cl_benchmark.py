@@ -1,6 +1,6 @@
 """Writes tasks of the text continual-learning benchmark as the JSON lines that experiments read.
 
-usage: python experiments/prepare_cl_benchmark.py FOLDER OUT [--train 1000] [--test 400]
+usage: python experiments/prepare_cl_benchmark.py FOLDER OUT [--train 1000] [--test 250]
 
 FOLDER holds ``TASK.train.jsonl`` and ``TASK.test.jsonl`` with rows ``{"text", "label"}``: the benchmark of
 O-LoRA (Wang et al. 2023, github.com/cmnfriend/O-LoRA) in that form. OUT gets ``train`` and ``test``, each row
@@ -34,6 +34,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=1000, help="rows a task")
-    parser.add_argument("--test", type=int, default=400, help="rows a task")
+    parser.add_argument("--test", type=int, default=250, help="rows a task")
     told = parser.parse_args()
     main(told.folder, told.out, {"train": told.train, "test": told.test})

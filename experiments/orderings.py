@@ -54,15 +54,8 @@ def without_task_ids(stream: str) -> tuple[Ordering, ...]:
         Ordering("a sequence forgets", stream, CIL, "sequential", None, "forgetting", margin=20),
         Ordering("frozen class means are above a sequence", stream, CIL, frozen, "sequential", margin=10),
         *(
-            Ordering(
-                f"{better} routes better than confidence",
-                stream,
-                CIL,
-                better,
-                "isolated-confidence",
-                margin=3,
-            )
-            for better in ("isolated", "isolated-prototype")
+            Ordering(f"{router} routes better than confidence", stream, CIL, router, surest, margin=3)
+            for router in ("isolated", "isolated-prototype")
         ),
         *(
             Ordering(f"{merge} is above a sequence", stream, CIL, merge, "sequential", margin=5)
@@ -74,9 +67,7 @@ def without_task_ids(stream: str) -> tuple[Ordering, ...]:
         ),
         # Told of a sentence encoder on intents; glosses leave it more to learn.
         *(
-            Ordering(
-                f"frozen class means are above {way}", stream, CIL, frozen, way, asserted=stream == "clinc150"
-            )
+            Ordering(f"frozen class means are above {way}", stream, CIL, frozen, way, asserted=alike)
             for way in (*merges, "slca")
         ),
     )

@@ -166,7 +166,10 @@ def test_show_of_a_fusion_tells_its_recipe(call: Call) -> None:
     ("rule", "said"),
     [
         ("cosine", "cos(x, k_i), x the mean token embedding"),
-        ("independent", "|2 sigmoid(4 cos(q_i(x), k_i)) - 1|, x the mean token embedding and q two layers of 64"),
+        (
+            "independent",
+            "|2 sigmoid(4 cos(q_i(x), k_i)) - 1|, x the mean token embedding and q two layers of 64",
+        ),
     ],
 )
 def test_show_of_an_adapter_with_a_gate_tells_how_it_weighs(

@@ -60,7 +60,8 @@ class Record:
         recipe: digest of the recipe, so that a changed one is measured anew.
         settings: digest of the other settings of the experiment, for the same end.
         numbers: the matrix in numbers, 0 to 1, and how often the task was inferred rightly.
-        seconds: of all its steps, training and measuring.
+        seconds: of all its steps, training and measuring; of what ways share, features and equal scores count
+            for the first alone.
         parameters: trained and stored, the mean over tasks.
         bytes: stored, the mean over tasks.
     """

@@ -109,7 +109,7 @@ ORDERINGS: tuple[Ordering, ...] = (
             ("followed statistics are above joint training", "joint"),
             ("followed statistics are above frozen LDA", "frozen: lda"),
             ("followed statistics are above frozen RanPAC", "ranpac-frozen"),
-            ("followed statistics are above frozen LDA of four layers", "frozen-layers"),
+            ("followed statistics are above frozen LDA of four layers", "frozen-layers: lda"),
         )
     ),
 )

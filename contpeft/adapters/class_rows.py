@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -77,6 +77,14 @@ class ClassRows(nn.Module):
         mask = torch.zeros(len(self.classes), dtype=torch.bool, device=scores.device)
         mask[self._others] = True
         return scores.masked_fill(mask, -torch.inf)
+
+    def fill(self, stored: Mapping[str, Tensor]) -> None:
+        """Sets its tensors, in place, to those of a head over the same classes; see :meth:`stored`."""
+        with torch.no_grad():
+            for name, own in self.named_parameters():
+                own.copy_(stored[name][self._own])
+                if self._others:
+                    getattr(self, f"{name}_of_others").copy_(stored[name][self._others])
 
     def stored(self) -> dict[str, Tensor]:
         """Returns its tensors as versions hold them, with the rows of all classes."""

@@ -16,7 +16,7 @@ __all__ = ["layer_features", "trunk_of"]
 
 
 def layer_features(adapted: AdaptedModel, encode: Callable[[], Tensor], count: int) -> Tensor:
-    """Returns the features of the last layers side by side, each of unit length, ``(B, count d)``.
+    """Returns features of the last layers side by side, each of unit length, ``(B, count d)``, on the CPU.
 
     The model runs once. Then each state goes through what comes after the layers (a last norm, the pooling
     of ``encode``) as if it were that of the last layer, so whoever pools need not know.
@@ -40,7 +40,7 @@ def layer_features(adapted: AdaptedModel, encode: Callable[[], Tensor], count: i
     for layer in lower:
         with trunk.entered(len(trunk.layers), states[layer]):
             found.append(encode())
-    return torch.cat([F.normalize(each.double(), dim=1) for each in (*found, last)], 1)
+    return torch.cat([F.normalize(each.cpu().double(), dim=1) for each in (*found, last)], 1)
 
 
 def trunk_of(adapted: AdaptedModel) -> Trunk:

@@ -32,7 +32,7 @@ from contpeft.callbacks.passes import in_two_passes
 from contpeft.callbacks.repeats import Repeats
 from contpeft.callbacks.shared import Patches, add_to_loss, as_store, on_rank_zero
 from contpeft.errors import IntegrityError, TrainingError, UnsupportedError
-from contpeft.spec import AdapterSpec, Task, Version, check_name
+from contpeft.spec import AdapterSpec, AdapterState, Task, Version, check_name
 from contpeft.store import AdapterStore
 from contpeft.strategies import Context, Recipe, TrainingData, find_recipe
 
@@ -182,7 +182,7 @@ class ContinualAdapter(L.Callback):
         # All in train mode until training starts, as Lightning expects; then see on_train_start.
         self._set_mode(base_training=True)
         if self._repeats is not None:
-            self._repeats.look(pl_module.trainer, self._fit.context, self.recipe)
+            self._repeats.look(self._fit.context, self.recipe)
 
     def _start(self, context: Context) -> None:
         """Attaches the adapter and puts the head in place, which may read the task's rows already."""
@@ -268,6 +268,8 @@ class ContinualAdapter(L.Callback):
         dynamics.prepare(planned_steps(trainer) if dynamics.plans else None)
         if self.recipe.projection is not None or self.recipe.penalty is not None:
             self.context.steps.planned = planned_steps(trainer)
+        if self._repeats is not None:
+            self._repeats.skip(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the base in the chosen mode and starts the clock."""
@@ -316,17 +318,17 @@ class ContinualAdapter(L.Callback):
             rank_zero_info("fast_dev_run trains a few batches: nothing is registered")
             return
         self._fit.dynamics.finish(trainer.global_step)
-        self._register_all(trainer)
+        self._register_all(trainer, self.context.state(self.recipe.head.classes(self.context)))
 
-    def _register_all(self, trainer: L.Trainer) -> None:
+    def _register_all(self, trainer: L.Trainer, state: AdapterState) -> None:
         what = f"registering task {self.task.name!r}"
-        self.registered = on_rank_zero(trainer, what, self._register)
+        self.registered = on_rank_zero(trainer, what, lambda: self._register(state))
 
-    def _register(self) -> tuple[Version, ...]:
+    def _register(self, state: AdapterState) -> tuple[Version, ...]:
         context = self.context
         trained = context.store.register(
             self.recipe.init.name(context),
-            context.state(self.recipe.head.classes(context)),
+            state,
             base=context.adapted.verify_base(),
             parents=context.parents,
             run=context.run,
@@ -345,8 +347,8 @@ class ContinualAdapter(L.Callback):
             TrainingError: if nothing was trained at all.
         """
         if self._repeats is not None and self._repeats.same is not None:
-            self._fit.seconds = self._repeats.take(self.context, self._repeats.same)
-            self._register_all(trainer)
+            self._fit.seconds = self._repeats.same.seconds or 0.0
+            self._register_all(trainer, self._repeats.take(self.context, self._repeats.same))
         elif self._fit.started is None:
             self.on_train_end(trainer, pl_module)
 

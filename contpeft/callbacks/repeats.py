@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import lightning.pytorch as L
 
-from contpeft.spec import Version
+from contpeft.spec import AdapterState, Version
 from contpeft.strategies import Context, Recipe, fit_key
 
 __all__ = ["Repeats"]
@@ -31,18 +31,19 @@ class Repeats:
     key: str | None = None
     same: Version | None = None
 
-    def look(self, trainer: L.Trainer, context: Context, recipe: Recipe) -> None:
-        """Lets the trainer take no step if this was trained before."""
+    def look(self, context: Context, recipe: Recipe) -> None:
+        """Finds out whether this was trained before, from the state it starts in."""
         self.key = fit_key(context, recipe)
         ref = None if self.key is None else self.known.get(self.key)
-        if ref is not None:
-            self.same = context.store.show(ref)
+        self.same = None if ref is None else context.store.show(ref)
+
+    def skip(self, trainer: L.Trainer) -> None:
+        """Lets the trainer take no step if it was; optimizers and schedules have been built by then."""
+        if self.same is not None:
             trainer.fit_loop.max_epochs = 0
 
-    def take(self, context: Context, same: Version) -> float:
-        """Puts the weights of the same fit in place; returns the seconds it took."""
+    def take(self, context: Context, same: Version) -> AdapterState:
+        """Puts the weights of the same fit in place and returns them."""
         state = context.store.load(same.ref)
-        if context.adapted.attachment is not None:
-            context.adapted.attachment.load(state.adapter_tensors())
-        context.adapted.load_head(state)
-        return same.seconds or 0.0
+        context.adapted.fill(state)
+        return state

@@ -158,20 +158,15 @@ class Measure:
 
     def _started(self, data: TaskData, step: int) -> Score:
         adapted = self.context.adapted
-        state = adapted.state() if adapted.active else None
-        key = state_key(state, adapted.base, f"{self.reads}{data.classes}")
-        known = self._known(key, data, "task_aware", data.task.metric) if state is not None else None
-        value = self._at_start(data) if known is None else known.value
-        return self._score(
-            "main", step, data, "task_aware", value, key, kind="start", copied=known is not None
-        )
-
-    def _at_start(self, data: TaskData) -> float:
-        head = cast(ClassHead, self.context.adapted.head)
+        head = cast(ClassHead, adapted.head)
         features = self.context.features.current(data.test.inputs, data.test.digest())
         with torch.no_grad():
-            scores = head.forward(features.to(self.context.adapted.device)).cpu()
-        return _accuracy(best_labels(scores, head.classes, data.classes, f"the head of {data.name}"), data)
+            scores = head.forward(features.to(adapted.device)).cpu()
+        value = _accuracy(best_labels(scores, head.classes, data.classes, f"the head of {data.name}"), data)
+        # The key leaves out adapters below the one at hand, so nothing is looked up by it.
+        state = adapted.state() if adapted.active else None
+        key = state_key(state, adapted.base, f"{self.reads}{data.classes}")
+        return self._score("main", step, data, "task_aware", value, key, kind="start")
 
     def _known(self, key: str, data: TaskData, protocol: Protocol, metric: str) -> Score | None:
         return self.context.store.cached_score(

@@ -36,7 +36,8 @@ def fit_key(context: Context, recipe: Recipe) -> str | None:
     """Returns the digest of what a fit that is about to start depends on, beside the trainer's settings.
 
     Two fits with equal keys and settings end with equal weights, whatever is done with these afterwards.
-    What a penalty or a projection reads of earlier tasks is not followed, so recipes with one have no key.
+    What a penalty or a projection reads of earlier tasks is not followed, nor what a method does around every
+    step (AdaLoRA's pruning), so recipes and methods with such have no key.
 
     Args:
         context: the task at hand, its adapter and head in place.
@@ -45,6 +46,8 @@ def fit_key(context: Context, recipe: Recipe) -> str | None:
     if recipe.penalty is not None or recipe.projection is not None or context.data is None:
         return None
     adapted = context.adapted
+    if adapted.attachment is not None and not adapted.attachment.dynamics.idle:
+        return None
     made_from = [[each.role, _content(context.store.show(each.ref))] for each in context.parents]
     drawn = tensors_digest(tensor_items({"torch": torch.get_rng_state()}))
     start = state_key(context.state(recipe.head.classes(context)), adapted.base)

@@ -77,11 +77,13 @@ def joined_probabilities(
 def _multiplied(
     told: Sequence[tuple[Tensor, Sequence[str]]], temperatures: Sequence[float]
 ) -> tuple[Tensor, tuple[str, ...]]:
-    labels = tuple(told[0][1])
-    total = torch.zeros(told[0][0].shape, dtype=torch.float64)
+    labels = tuple(dict.fromkeys(told[0][1]))
+    total = torch.zeros(len(told[0][0]), len(labels), dtype=torch.float64)
     for (scores, own), temperature in zip(told, temperatures, strict=True):
-        if sorted(own) != sorted(labels):
+        if set(own) != set(labels):
             raise SpecError("probabilities can be multiplied where every head knows the same labels")
-        columns = [list(own).index(label) for label in labels]
-        total += (scores.double() / temperature).log_softmax(1)[:, columns]
+        told_of = (scores.double() / temperature).log_softmax(1)
+        # Statistics keep an entry a task of a label met in several: its probability is their sum.
+        columns = [[at for at, each in enumerate(own) if each == label] for label in labels]
+        total += torch.stack([told_of[:, found].logsumexp(1) for found in columns], 1)
     return total.softmax(1), labels

@@ -121,6 +121,14 @@ class TestTogether:
         assert labels == ("a", "b", "c")
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
+    def test_a_label_met_in_two_tasks_has_the_sum_of_its_entries(self) -> None:
+        scores = torch.tensor([[0.0, 2.0, 9.0, 0.0]])
+        found, labels = joined_probabilities([(scores, "abab"), (scores, "abab")], [1.0, 1.0], by="product")
+        each = np.exp(scores.double().numpy())
+        expected = np.array([each[:, [0, 2]].sum(1) ** 2, each[:, [1, 3]].sum(1) ** 2]).T
+        assert labels == ("a", "b")
+        np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=1e-12)
+
     def test_heads_of_different_labels_are_refused(self) -> None:
         told = [(torch.zeros(1, 2), "ab"), (torch.zeros(1, 2), "bc")]
         with pytest.raises(SpecError, match="every head knows the same labels"):

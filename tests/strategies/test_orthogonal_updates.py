@@ -17,7 +17,7 @@ from contpeft.adapters import Factors
 from contpeft.errors import UnsupportedError
 from contpeft.spec import AdapterSpec
 from contpeft.store import AdapterStore
-from contpeft.strategies import Context, OrthogonalRows, SparseUpdate, UsedEntries, find_recipe
+from contpeft.strategies import Context, Freeze, OrthogonalRows, SparseUpdate, UsedEntries, find_recipe
 from contpeft.strategies.earlier import meeting
 
 MODULES = 4  # query and value of two layers
@@ -225,6 +225,7 @@ def test_an_overlap_is_a_share_whatever_the_lengths(
     ],
 )
 def test_other_methods_are_refused_by_name(store: AdapterStore, name: str, part: str) -> None:
-    way = Way(store, find_recipe(name), spec=AdapterSpec("houlsby", reduction_factor=4))
+    spec = AdapterSpec("houlsby", reduction_factor=4)
+    way = Way(store, replace(find_recipe(name), consolidate=Freeze()), spec=spec)
     with pytest.raises(UnsupportedError, match=f"^{part} works on the factors of LoRA adapters, not on one"):
         way.learn(0)

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 
 from contpeft.adapters.fusion import FusionOptions
+from contpeft.adapters.gated import GateOptions
 from contpeft.adapters.pools import BankOptions
 from contpeft.errors import ConfigError, NotFoundError, SpecError
 from contpeft.strategies import (
@@ -223,7 +224,7 @@ def _written(recipe: Recipe) -> dict[str, object]:
 def _plain(value: object) -> object:
     if is_dataclass(value):
         told = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-        named = not isinstance(value, BankOptions | FusionOptions)  # options are no parts
+        named = not isinstance(value, BankOptions | FusionOptions | GateOptions)  # options are no parts
         return {"part": type(value).__name__, **told} if named else told
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from contpeft.adapters.attached import Attached
 from contpeft.adapters.attaching import AnySpec, Load, attach_fresh, attach_stored
 from contpeft.adapters.attachment import refuse_adapted
-from contpeft.adapters.class_rows import ClassRows
 from contpeft.adapters.composing import Composed, Composer
 from contpeft.adapters.find import find_model
 from contpeft.adapters.fusion import FusionAttachment, FusionOptions, Member
@@ -377,21 +376,6 @@ class AdaptedModel:
         """
         if state.head is not None:
             self._place.put(self._place.built(state))
-
-    def fill(self, state: AdapterState) -> None:
-        """Sets the weights of the adapter and the head that are in to stored ones, in place.
-
-        Unlike :meth:`load_head` it leaves the head what it is: which rows learn, which stay.
-
-        Raises:
-            SpecError: if they do not fit.
-        """
-        if self.attachment is not None:
-            self.attachment.load(state.adapter_tensors())
-        if isinstance(self.head, ClassRows):
-            self.head.fill(state.head_tensors())
-        else:
-            self.load_head(state)
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import lightning.pytorch as L
 
+from contpeft.adapters.class_rows import ClassRows
 from contpeft.spec import AdapterState, Version
 from contpeft.strategies import Context, Recipe, fit_key
 
@@ -44,6 +45,11 @@ class Repeats:
 
     def take(self, context: Context, same: Version) -> AdapterState:
         """Puts the weights of the same fit in place and returns them."""
-        state = context.store.load(same.ref)
-        context.adapted.fill(state)
+        state, adapted = context.store.load(same.ref), context.adapted
+        if adapted.attachment is not None:
+            adapted.attachment.load(state.adapter_tensors())
+        if isinstance(adapted.head, ClassRows):
+            adapted.head.fill(state.head_tensors())  # which rows learn and which stay is left as it is
+        else:
+            adapted.load_head(state)
         return state

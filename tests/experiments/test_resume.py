@@ -14,9 +14,10 @@ from contpeft.experiments import load_experiment, run_experiment
 from contpeft.store import AdapterStore
 
 THREE_TASKS = WORDS | {"e": "pen ink", "f": "sea bay"}
-# Each kill comes a little after the run has said this, and the next run gets further.
+# Each kill comes a little after the run has said this, and the next run gets further. A later epoch of so
+# short a fit may go untold.
 MOMENTS = (
-    "sequential: task-1 (1 of 3), training, epoch 2",
+    "sequential: task-2 (2 of 3), training, epoch 1",
     "sequential: task-3 (3 of 3), measuring",
     "isolated: task-3 (3 of 3), training, epoch 1",
 )

@@ -14,7 +14,7 @@ PYTHON := python3.11 python3 python3.12 python3.13
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/[a-z]*.py))
 
 # Streams that strategies are compared on, with three seeds and with one.
-COMPARED := cl-benchmark clinc150 wordnet newsgroups
+COMPARED := cl-benchmark clinc150 wordnet newsgroups clinc150-prompts wordnet-prompts
 ONCE := vader fashion-mnist
 
 .DEFAULT_GOAL := help

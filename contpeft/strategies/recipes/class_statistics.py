@@ -48,6 +48,11 @@ _RANPAC_FROZEN = replace(
     consolidate=GatherRidge(),
     what="No adapter: ridge regression on random projections of the frozen features.",
 )
+_RANPAC_LAYERS = replace(
+    _RANPAC_FROZEN,
+    consolidate=GatherRidge(layers=4),
+    what="No adapter: ridge regression on random projections of the last four layers' features.",
+)
 
 CLASS_STATISTICS: dict[str, Recipe] = {
     "ncm": _NCM,
@@ -55,6 +60,7 @@ CLASS_STATISTICS: dict[str, Recipe] = {
     "aper-lda": _aper("lda", "LDA"),
     "ranpac": _RANPAC,
     "ranpac-frozen": _RANPAC_FROZEN,
+    "ranpac-layers": _RANPAC_LAYERS,
     "ease": Recipe(
         init=Fresh(),
         head=Cosine(),

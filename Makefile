@@ -16,10 +16,12 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/[a-z]*.py
 # Streams that strategies are compared on, with three seeds and with one.
 COMPARED := cl-benchmark clinc150 wordnet newsgroups clinc150-prompts wordnet-prompts
 ONCE := vader fashion-mnist
+COMPARISONS := $(COMPARED:%=compare-%) $(ONCE:%=compare-%)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench $(BENCHMARKS) acceptance acceptance-strategies docs lock clean help
+.PHONY: demo test lint bench $(BENCHMARKS) acceptance acceptance-strategies $(COMPARISONS) compare-fetched \
+  docs lock clean help
 
 demo: $(STAMP) ## run the quickstart: real tasks one after another, ending in a report
 	$(BIN)/contpeft run experiments/quickstart.yaml
@@ -47,11 +49,16 @@ bench-adapters: $(ADAPTERHUB_STAMP)
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
-acceptance-strategies: $(STAMP) ## compare the strategies on real streams (hours; run again, it goes on)
-	$(BIN)/contpeft data fetch vader wordnet fashion-mnist dinov2
-	$(BIN)/python experiments/compare.py $(COMPARED:%=experiments/strategies/%.yaml)
-	$(BIN)/python experiments/compare.py --seeds 0 $(ONCE:%=experiments/strategies/%.yaml)
+acceptance-strategies: $(COMPARISONS) ## compare the strategies on real streams (hours; it goes on; -j2: two at a time)
 	$(BIN)/python experiments/orderings.py
+
+$(ONCE:%=compare-%): SEEDS := --seeds 0
+
+$(COMPARISONS): compare-%: compare-fetched
+	$(BIN)/python experiments/compare.py $(SEEDS) experiments/strategies/$*.yaml
+
+compare-fetched: $(STAMP)
+	$(BIN)/contpeft data fetch vader wordnet fashion-mnist dinov2
 
 docs: $(STAMP) ## write the generated pages (docs/cli.md, docs/methods.md, docs/strategies/recipes.md) anew
 	$(BIN)/typer contpeft.cli utils docs --name contpeft --output docs/cli.md
@@ -70,7 +77,7 @@ clean: ## remove .venv and all caches; adapters/ and reports/ stay
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-21s %s\n", $$1, $$2}' Makefile
 
 # Written last, so that an interrupted installation is taken up again by the next call.
 $(STAMP): pyproject.toml constraints.txt packages.txt

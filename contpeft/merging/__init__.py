@@ -20,7 +20,7 @@ from contpeft.merging.core import CoreSpace, core_space
 from contpeft.merging.fuse import Fusion, Merged, ModuleReport, Source, fuse, in_order
 from contpeft.merging.heads import Heads, merge_heads
 from contpeft.merging.interference import Interference, InterferenceReport, interference
-from contpeft.merging.kinds import rules_for
+from contpeft.merging.kinds import check_mergeable, rules_for
 from contpeft.merging.measures import (
     energy_inside_both,
     input_residual,
@@ -49,6 +49,7 @@ __all__ = [
     "Update",
     "balanced_factors",
     "canonical",
+    "check_mergeable",
     "combine",
     "core_space",
     "cosines",

@@ -25,7 +25,7 @@ from contpeft.merging.update import Update, balanced_factors
 if TYPE_CHECKING:
     from contpeft.merging.fuse import Source
 
-__all__ = ["MERGEABLE", "Kind", "LowRank", "Vectors", "open_kind", "rules_for"]
+__all__ = ["MERGEABLE", "Kind", "LowRank", "Vectors", "check_mergeable", "open_kind", "rules_for"]
 
 # Which of the adapters, and where its update of the module is.
 Place = tuple[int, Factors]
@@ -233,6 +233,16 @@ def open_kind(sources: Sequence[Source], rule: Rule) -> Kind:
         can = "'average'" if _VECTORS[kind].neutral is None else "'sum', 'average', 'ties', ..."
         raise UnsupportedError(f"rule {rule.spec.name!r} cannot merge vectors of {kind!r}; use {can}")
     return Vectors(sources)
+
+
+def check_mergeable(source: Source, rule: Rule) -> None:
+    """Checks that adapters such as this one have a merge by ``rule``, before there is a second one.
+
+    Raises:
+        UnsupportedError: if not.
+        SpecError: if its tensors do not fit together.
+    """
+    open_kind([source], rule)
 
 
 def _naming(label: str, function: Any, *arguments: Any) -> Any:

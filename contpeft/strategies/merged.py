@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from contpeft.merging import Source, check_mergeable, make_rule
 from contpeft.spec import AdapterState, Parent, Version
 from contpeft.strategies.context import Context
 
-__all__ = ["MERGED", "answering_merge", "register", "running_merge"]
+__all__ = ["MERGED", "answering_merge", "check_merged", "register", "running_merge"]
 
 MERGED: Final = "merged"
 """The part of a way's line that holds what merging came to; other parts hold what is made of that."""
+
+
+def check_merged(context: Context, rule: str, parameters: Mapping[str, Any] | None = None) -> None:
+    """Checks that adapters such as the one at hand can be merged by a rule.
+
+    Raises:
+        UnsupportedError: if not.
+    """
+    attached = context.adapted.attachment
+    if attached is not None:
+        own = Source("the adapter", "", attached.kind, attached.config_json(), attached.tensors())
+        check_mergeable(own, make_rule(rule, parameters))
 
 
 def answering_merge(versions: Sequence[Version]) -> Version | None:

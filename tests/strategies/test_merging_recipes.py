@@ -13,7 +13,7 @@ from tiny_merging import assert_close, combined, dense
 from contpeft.errors import NotFoundError, SpecError, UnsupportedError
 from contpeft.spec import AdapterSpec, Parent, Single
 from contpeft.store import AdapterStore
-from contpeft.strategies import MergeAfter, MergeEma, MergeOn, find_recipe
+from contpeft.strategies import BestMerge, Consolidate, MergeAfter, MergeEma, MergeOn, find_recipe
 from contpeft.strategies.init.orthonormal import orthonormal_rows
 from contpeft.strategies.recipes.merging import INITS, MERGING, with_every_init
 
@@ -237,15 +237,37 @@ def test_other_methods_are_merged_where_there_is_a_merge_of_them(store: AdapterS
     spec = AdapterSpec("ia3")
     learnt(store, find_recipe("merge-average"), tasks=2, spec=spec)
     assert store.show("way.merged@1").kind == "ia3"
-    with pytest.raises(UnsupportedError, match="null-space"):
-        learnt(store, find_recipe("merge-null-space"), tasks=2, spec=spec, line="other")
 
 
-def test_an_unknown_rule_is_refused_by_name(store: AdapterStore) -> None:
-    recipe = replace(find_recipe("merge-ties"), consolidate=MergeAfter("tys"))
-    way = learnt(store, recipe, tasks=1)
+@pytest.mark.parametrize(
+    ("consolidate", "spec", "told"),
+    [
+        (
+            MergeOn("null-space"),
+            AdapterSpec("ia3"),
+            r"^rule 'null-space' cannot merge vectors of 'ia3'; use ",
+        ),
+        (
+            MergeAfter("ties"),
+            AdapterSpec("loha", r=2),
+            r"^the adapter is of method 'loha', whose tensors have no sum",
+        ),
+        (MergeEma(), AdapterSpec("loha", r=2), r"^the adapter is of method 'loha'"),
+        (BestMerge(), AdapterSpec("ia3"), r"^rule 'opcm' cannot merge vectors of 'ia3'"),
+    ],
+)
+def test_what_has_no_merge_is_refused_before_training(
+    store: AdapterStore, consolidate: Consolidate, spec: AdapterSpec, told: str
+) -> None:
+    way = Way(store, replace(find_recipe("merge-average"), consolidate=consolidate), spec=spec)
+    with pytest.raises(UnsupportedError, match=told):
+        way.started(0)
+
+
+def test_an_unknown_rule_is_refused_by_name_before_training(store: AdapterStore) -> None:
+    way = Way(store, replace(find_recipe("merge-ties"), consolidate=MergeAfter("tys")))
     with pytest.raises(NotFoundError, match=r"^no merging rule 'tys'"):
-        way.learn(1)
+        way.started(0)
 
 
 def test_a_rule_without_a_running_form_is_refused_by_name() -> None:

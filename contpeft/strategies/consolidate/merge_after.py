@@ -10,7 +10,7 @@ from contpeft.spec import Version
 from contpeft.store import Candidate, Request
 from contpeft.strategies.about import AN_ADAPTER, About
 from contpeft.strategies.context import Context
-from contpeft.strategies.merged import MERGED, register
+from contpeft.strategies.merged import MERGED, check_merged, register
 
 __all__ = ["MergeAfter"]
 
@@ -37,6 +37,14 @@ class MergeAfter:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     mean: bool = False
     rank: str = "64"
+
+    def check(self, context: Context) -> None:
+        """Checks that adapters of this method can be merged so.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_merged(context, self.rule, self.parameters)
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the merge, from the second task on."""

@@ -9,7 +9,7 @@ from contpeft.spec import Version
 from contpeft.store import Request
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
-from contpeft.strategies.merged import MERGED, register, running_merge
+from contpeft.strategies.merged import MERGED, check_merged, register, running_merge
 
 __all__ = ["MergeEma"]
 
@@ -34,6 +34,14 @@ class MergeEma:
 
     decay: float = 0.5
     rank: str = "64"
+
+    def check(self, context: Context) -> None:
+        """Checks that adapters of this method can be merged so.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_merged(context, "sum")
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the average, from the second task on."""

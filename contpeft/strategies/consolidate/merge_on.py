@@ -12,7 +12,7 @@ from contpeft.store import Request
 from contpeft.store.fusion import next_step
 from contpeft.strategies.about import About
 from contpeft.strategies.context import Context
-from contpeft.strategies.merged import MERGED, register, running_merge
+from contpeft.strategies.merged import MERGED, check_merged, register, running_merge
 
 __all__ = ["MergeOn"]
 
@@ -52,6 +52,14 @@ class MergeOn:
             raise SpecError(
                 f"rule {self.rule!r} has no running form; use MergeAfter, or one of: {', '.join(_RUNNING)}"
             )
+
+    def check(self, context: Context) -> None:
+        """Checks that adapters of this method can be merged so.
+
+        Raises:
+            UnsupportedError: if not.
+        """
+        check_merged(context, self.rule, self.parameters)
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the running merge, and the scaled one if they differ, from the second task on."""

@@ -29,6 +29,9 @@ _IMPORTED = (
     *("contpeft.cli", "contpeft.experiments.report", "contpeft.experiments.method_search"),
     *("contpeft.strategies.page", "sqlite_utils", "transformers.models.bert.modeling_bert"),
 )
+TRACED = "COVERAGE_PROCESS_CONFIG"
+"""What is in the environment of processes whose lines are to be counted."""
+
 _CLIENT = """\
 #!{python} -SE
 import json, os, signal, socket, sys
@@ -109,6 +112,8 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     try:
         for own, given in enumerate(files):
             os.dup2(given, own)
+        if TRACED not in environment and (measured := Coverage.current()):
+            measured.stop()
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from contpeft.adapters.statistics.drift import Drift
-from contpeft.adapters.statistics.gathering import Gathered, over_option
+from contpeft.adapters.statistics.gathering import Gathered, head_options
+from contpeft.adapters.statistics.left_out import lda_left_out
 from contpeft.errors import SpecError, suggest
+from contpeft.metrics.calibration import best_temperature
 from contpeft.spec import HeadSpec
 
 __all__ = ["RULES", "ClassStatistics", "Rule"]
@@ -69,6 +71,28 @@ class ClassStatistics(Gathered):
         """Moves means and scatter to where their features are now."""
         self.means, self.scatter = drift.moved(self.means), drift.spread(self.scatter)
 
+    def temperature(self, features: Tensor, labels: Sequence[str], group: int, shrinkage: float) -> float:
+        """Returns the temperature at which LDA tells the rows of one task rightly, each row left out.
+
+        With one entry alone, or one row of each, it is 1.
+
+        Args:
+            features: ``(n, d)``, rows that were added.
+            labels: theirs; a row that is the only one of its label is passed over.
+            group: index of their task.
+            shrinkage: of the covariance.
+
+        Raises:
+            SpecError: if the covariance cannot be inverted.
+        """
+        unit, entries = self._known(features, labels, group)
+        asked = [row for row, entry in enumerate(entries) if self.counts[entry] > 1]
+        if not asked or len(self.labels) == 1:
+            return 1.0
+        entries = [entries[row] for row in asked]
+        scores = lda_left_out(unit[asked], entries, self.means, self.counts, self.scatter, shrinkage)
+        return best_temperature(scores.numpy(), entries)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns the statistics as named tensors; what is added later does not change them."""
         return {"means": self.means.clone(), "counts": self.counts.clone(), "scatter": self.scatter.clone()}
@@ -79,6 +103,7 @@ class ClassStatistics(Gathered):
         shrinkage: float = 0.1,
         ridge: float = 0.01,
         over: Sequence[Mapping[str, Any]] = (),
+        temperature: float = 1.0,
     ) -> HeadSpec:
         """Returns the head these statistics make under ``rule``.
 
@@ -87,6 +112,7 @@ class ClassStatistics(Gathered):
             shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
             ridge: added to the covariance in units of its mean variance, for ``"mahalanobis"``.
             over: the compositions whose features these are, as JSON; none for the bare base's.
+            temperature: what scores are divided by.
 
         Raises:
             SpecError: if the rule is unknown, the shrinkage outside 0 to 1, or the ridge not positive.
@@ -98,7 +124,7 @@ class ClassStatistics(Gathered):
         if ridge <= 0:
             raise SpecError(f"a ridge of {ridge} keeps no covariance regular; give a positive one")
         told = {"lda": {"shrinkage": shrinkage}, "mahalanobis": {"ridge": ridge}}.get(rule, {})
-        options = {"rule": rule, "groups": list(self.groups), **told, **over_option(over)}
+        options = {"rule": rule, "groups": list(self.groups), **told, **head_options(over, temperature)}
         return HeadSpec("statistics", tuple(self.labels), options)
 
     @classmethod

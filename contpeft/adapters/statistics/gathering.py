@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from contpeft.errors import SpecError
 
-__all__ = ["Gathered", "over_option"]
+__all__ = ["Gathered", "head_options"]
 
 
 class Gathered(ABC):
@@ -39,7 +39,7 @@ class Gathered(ABC):
             SpecError: if there are not as many labels as features, or these are of another width
                 than the ones before.
         """
-        unit = F.normalize(features.detach().to("cpu", torch.float64), dim=1)
+        unit = _unit(features)
         if len(labels) != len(unit):
             raise SpecError(f"class statistics need a label per feature, got {len(labels)} for {len(unit)}")
         if not self.labels:
@@ -58,6 +58,10 @@ class Gathered(ABC):
         self._open()
         return len(self.labels) - 1
 
+    def _known(self, features: Tensor, labels: Sequence[str], group: int) -> tuple[Tensor, list[int]]:
+        """Returns rows that were added at unit length, and their entries."""
+        return _unit(features), [self._entry(label, group) for label in labels]
+
     @abstractmethod
     def _begin(self, width: int) -> None:
         """Starts with features of a width."""
@@ -75,6 +79,16 @@ class Gathered(ABC):
         """Adds unit-length features ``(n, d)``, the entry of each told."""
 
 
-def over_option(over: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the option of a head that says whose features it reads; none for the bare base's."""
-    return {"over": [dict(part) for part in over]} if over else {}
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.detach().to("cpu", torch.float64), dim=1)
+
+
+def head_options(over: Sequence[Mapping[str, Any]], temperature: float = 1.0) -> dict[str, Any]:
+    """Returns the options of a head that are there only where they say something.
+
+    Args:
+        over: whose features it reads, as JSON; none for the bare base's.
+        temperature: what its scores are divided by.
+    """
+    told: dict[str, Any] = {"over": [dict(part) for part in over]} if over else {}
+    return told | ({"temperature": temperature} if temperature != 1 else {})

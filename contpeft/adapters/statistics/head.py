@@ -55,6 +55,8 @@ class StatisticsHead(nn.Module):
     * ``"nearest"``: the mean cosine to the nearest of these.
     * ``"subspaces"``: cosines to prototypes in the subspaces of all adapters (Zhou et al. 2024, EASE).
 
+    Scores are divided by the option ``temperature``, where there is one (Guo et al. 2017).
+
     Args:
         spec: labels, groups, rule and what the rule needs.
         tensors: the statistics.
@@ -75,11 +77,12 @@ class StatisticsHead(nn.Module):
         self.groups = tuple(int(group) for group in spec.options["groups"])
         self.over: tuple[Mapping[str, Any], ...] = tuple(spec.options.get("over", ()))
         self._scorer = _kind(spec).make(spec.options, tensors)
+        self._temperature = float(spec.options.get("temperature", 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns scores ``(B, C)``, float64, of features ``(B, d)``."""
         scores: Tensor = self._scorer(F.normalize(features.double(), dim=1))
-        return scores
+        return scores / self._temperature
 
     def of_groups(self, features: Tensor, normed: bool = False) -> Tensor:
         """Returns for features ``(B, d)`` the score of each task's best entry, ``(B, T)``.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.gathering import Gathered, over_option
+from contpeft.adapters.statistics.gathering import Gathered, head_options
 from contpeft.errors import SpecError
 from contpeft.spec import HeadSpec
 
@@ -91,7 +91,7 @@ class KeptFeatures(Gathered):
         if neighbours < 1:
             raise SpecError(f"{neighbours} neighbours say nothing; let 1 or more count")
         told = {"neighbours": neighbours} if rule == NEAREST else {}
-        options = {"rule": rule, "groups": list(self.groups), "each": self.each, **told, **over_option(over)}
+        options = {"rule": rule, "groups": list(self.groups), "each": self.each, **told, **head_options(over)}
         return HeadSpec("statistics", tuple(self.labels), options)
 
     @classmethod

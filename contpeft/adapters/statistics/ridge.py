@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.gathering import Gathered, over_option
+from contpeft.adapters.statistics.gathering import Gathered, head_options
+from contpeft.adapters.statistics.left_out import ridge_left_out
 from contpeft.errors import SpecError
+from contpeft.metrics.calibration import best_temperature
 from contpeft.spec import HeadSpec
 
 __all__ = ["PENALTIES", "RIDGE", "RidgeStatistics", "lift", "random_map"]
@@ -95,6 +97,23 @@ class RidgeStatistics(Gathered):
         errors = _errors(lifted[train], targets[train], lifted[held], targets[held])
         return PENALTIES[int(torch.stack(errors).argmin())]
 
+    def temperature(self, features: Tensor, labels: Sequence[str], group: int, penalty: float) -> float:
+        """Returns the temperature at which it tells the rows of one task rightly, each row left out.
+
+        With one entry alone it is 1.
+
+        Args:
+            features: ``(n, d)``, rows that were added.
+            labels: theirs.
+            group: index of their task.
+            penalty: of the classifier.
+        """
+        if len(self.labels) == 1:
+            return 1.0
+        unit, entries = self._known(features, labels, group)
+        scores = ridge_left_out(lift(unit, self._map), entries, self.gram, self.targets, penalty)
+        return best_temperature(scores.numpy(), entries)
+
     def tensors(self, penalty: float) -> dict[str, Tensor]:
         """Returns the sums, and the classifier that solves ``(G + penalty I) W = Q``.
 
@@ -114,15 +133,18 @@ class RidgeStatistics(Gathered):
         lower = torch.ones_like(self.gram, dtype=torch.bool).tril()
         return {"gram": self.gram[lower], "targets": self.targets.clone(), "weight": weight}
 
-    def spec(self, penalty: float, over: Sequence[Mapping[str, Any]] = ()) -> HeadSpec:
+    def spec(
+        self, penalty: float, over: Sequence[Mapping[str, Any]] = (), temperature: float = 1.0
+    ) -> HeadSpec:
         """Returns the head these statistics make.
 
         Args:
             penalty: of the classifier in :meth:`tensors`.
             over: the compositions whose features these are, as JSON; none for the bare base's.
+            temperature: what scores are divided by.
         """
         told = {"width": self.width, "seed": self.seed, "penalty": penalty}
-        options = {"rule": RIDGE, "groups": list(self.groups), **told, **over_option(over)}
+        options = {"rule": RIDGE, "groups": list(self.groups), **told, **head_options(over, temperature)}
         return HeadSpec("statistics", tuple(self.labels), options)
 
     @classmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.gathering import over_option
+from contpeft.adapters.statistics.gathering import head_options
 from contpeft.errors import SpecError
 from contpeft.spec import HeadSpec
 
@@ -86,7 +86,7 @@ class SubspacePrototypes:
             share: what the cosine in a subspace that is not a class's own counts.
             over: the adapters, as JSON.
         """
-        options = {"rule": SUBSPACES, "groups": list(self.groups), "share": share, **over_option(over)}
+        options = {"rule": SUBSPACES, "groups": list(self.groups), "share": share, **head_options(over)}
         return HeadSpec("statistics", tuple(self.labels), options)
 
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from contpeft.adapters import ClassStatistics, Drift, Rule
-from contpeft.errors import UnsupportedError
+from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import Version
 from contpeft.strategies.about import About
 from contpeft.strategies.consolidate.gathering import OverNamed
@@ -30,7 +30,12 @@ class FollowStatistics(OverNamed):
         rule: of the classifier that is registered.
         shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
         drift_ridge: of the map, see :class:`contpeft.adapters.Drift`.
+        calibrate: whether scores get a temperature, measured on the task's rows, each left out. It changes no
+            answer of its own, and counts where several heads answer together.
         over: whose features; ``"last+base"`` puts those of the bare base beside, which never move.
+
+    Raises:
+        SpecError: if another rule than LDA is to be calibrated.
     """
 
     about: ClassVar[About] = About(
@@ -42,7 +47,12 @@ class FollowStatistics(OverNamed):
     rule: Rule = "lda"
     shrinkage: float = 0.2
     drift_ridge: float = 1.0
+    calibrate: bool = False
     over: Over = field(default="last", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.calibrate and self.rule != "lda":
+            raise SpecError(f"rule {self.rule!r} has no scores to calibrate; use 'lda'")
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Takes the statistics along, adds the task's, and registers them.
@@ -59,5 +69,8 @@ class FollowStatistics(OverNamed):
             read = context.features.through(before, context.load, data.inputs, data.digest)
             statistics.follow(Drift.between(read, now, self.drift_ridge))
         statistics.update(now, data.labels, group=context.step)
-        spec = statistics.spec(self.rule, self.shrinkage, over=self.told(context))
+        temperature = 1.0
+        if self.calibrate:
+            temperature = statistics.temperature(now, data.labels, context.step, self.shrinkage)
+        spec = statistics.spec(self.rule, self.shrinkage, over=self.told(context), temperature=temperature)
         return (self.register(context, self.rule, statistics.tensors(), spec),)

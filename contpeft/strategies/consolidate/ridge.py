@@ -24,6 +24,8 @@ class GatherRidge(OverNamed):
         width: how many random features, ``M``; 0 for ridge regression on the features themselves.
         seed: of the random features, the same for all tasks.
         penalty: fixed, or None to choose it on held-out rows of each task, as the authors' code does.
+        calibrate: whether scores get a temperature, measured on the task's rows, each left out. It changes no
+            answer of its own, and counts where several heads answer together.
         over: whose features.
     """
 
@@ -36,6 +38,7 @@ class GatherRidge(OverNamed):
     width: int = 2000
     seed: int = 0
     penalty: float | None = None
+    calibrate: bool = False
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Adds the task to the sums, solves, and registers both."""
@@ -47,5 +50,8 @@ class GatherRidge(OverNamed):
         penalty = self.penalty
         if penalty is None:
             penalty = sums.held_out_penalty(features, data.labels)
-        spec = sums.spec(penalty, self.told(context))
+        temperature = 1.0
+        if self.calibrate:
+            temperature = sums.temperature(features, data.labels, context.step, penalty)
+        spec = sums.spec(penalty, self.told(context), temperature)
         return (self.register(context, _RULE, sums.tensors(penalty), spec),)

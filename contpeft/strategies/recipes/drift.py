@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.strategies.answers import Classify, ClassifyTogether
-from contpeft.strategies.consolidate import FollowStatistics, GatherStatistics, Then
+from contpeft.strategies.consolidate import FollowStatistics, GatherRidge, GatherStatistics, Then
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import FromLast
 from contpeft.strategies.recipe import Recipe
@@ -38,5 +38,16 @@ DRIFT: dict[str, Recipe] = {
         ),
         answers=ClassifyTogether(),
         what="As drift-lda over two layers, times LDA of four frozen ones: a product of experts.",
+    ),
+    "drift-ranpac": replace(
+        _DRIFT_LDA,
+        consolidate=Then(
+            (
+                FollowStatistics(layers=2, calibrate=True),
+                GatherRidge(layers=4, calibrate=True),
+            )
+        ),
+        answers=ClassifyTogether(),
+        what="As drift-lda over two layers, times RanPAC on four frozen ones, both calibrated.",
     ),
 }

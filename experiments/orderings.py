@@ -103,13 +103,19 @@ ORDERINGS: tuple[Ordering, ...] = (
     Ordering("OPCM is above averaging", _MAIN, TIL, "merge-opcm", "merge-average", asserted=False),
     *(each for stream in ("clinc150", "wordnet") for each in without_task_ids(stream)),
     *(
-        Ordering(f"{claim}, without rows and task ids", stream, CIL, "drift-layers", bound, asserted=False)
+        Ordering(
+            f"{way} is above {claim}, without rows and task ids", stream, CIL, way, bound, asserted=False
+        )
+        for way in ("drift-layers", "drift-ranpac")
         for stream in ("clinc150", "wordnet", "newsgroups", "fashion-mnist")
         for claim, bound in (
-            ("followed statistics are above joint training", "joint"),
-            ("followed statistics are above frozen LDA", "frozen: lda"),
-            ("followed statistics are above frozen RanPAC", "ranpac-frozen"),
-            ("followed statistics are above frozen LDA of four layers", "frozen-layers: lda"),
+            ("joint training", "joint"),
+            ("frozen class means", "frozen: class-means"),
+            ("heads on frozen features", "frozen-heads"),
+            ("frozen LDA", "frozen: lda"),
+            ("frozen RanPAC", "ranpac-frozen"),
+            ("LDA of four frozen layers", "frozen-layers: lda"),
+            ("RanPAC of four frozen layers", "ranpac-layers"),
         )
     ),
 )

@@ -15,7 +15,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(wildcard benchmarks/[a-z]*.py
 
 # Streams that strategies are compared on, with three seeds and with one.
 COMPARED := cl-benchmark clinc150 wordnet newsgroups clinc150-prompts wordnet-prompts
-ONCE := vader fashion-mnist
+ONCE := vader fashion-mnist cl-benchmark-order-2 cl-benchmark-order-3
 COMPARISONS := $(COMPARED:%=compare-%) $(ONCE:%=compare-%)
 
 .DEFAULT_GOAL := help

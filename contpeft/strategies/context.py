@@ -160,6 +160,24 @@ class Context:
         own = set() if attached is None else {id(p) for p in attached.trainable()}
         return {name: p for name, p in self.adapted.module.named_parameters() if id(p) in own}
 
+    def attached(self, kind: type[T], part: str, on: str, init: str) -> T:
+        """Returns the adapter at hand where it has to be of one kind.
+
+        Args:
+            kind: the kind.
+            part: who asks, for the message.
+            on: what that works on.
+            init: the part that attaches such an adapter.
+
+        Raises:
+            UnsupportedError: if there is none, or one of another kind.
+        """
+        found = self.adapted.attachment
+        if not isinstance(found, kind):
+            there = "nothing" if found is None else f"an adapter of method {found.kind!r}"
+            raise UnsupportedError(f"{part} works on {on}, {there} is attached; give init={init}(...)")
+        return found
+
     def factors(self, part: str) -> dict[str, LiveFactors]:
         """Returns the two factors of every update of the LoRA adapter at hand, by module; made once.
 

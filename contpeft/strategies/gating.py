@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from contpeft.adapters import Load
 from contpeft.adapters.gated import Gate, GatedAttachment, gates_of, weigh
-from contpeft.errors import UnsupportedError
 from contpeft.spec import Gated
 from contpeft.strategies.context import Context
 from contpeft.strategies.subspaces import Protected, Subspace
@@ -29,11 +28,7 @@ def gated_at_hand(context: Context, part: str) -> GatedAttachment:
     Raises:
         UnsupportedError: if there is none, naming the part that asks.
     """
-    attached = context.adapted.attachment
-    if not isinstance(attached, GatedAttachment):
-        there = "nothing" if attached is None else f"an adapter of method {attached.kind!r}"
-        raise UnsupportedError(f"{part} works on gates, {there} is attached; give init=WithGate(...)")
-    return attached
+    return context.attached(GatedAttachment, part, "gates", "WithGate")
 
 
 def task_rows(context: Context, part: str) -> Tensor:

@@ -49,9 +49,10 @@ bench-adapters: $(ADAPTERHUB_STAMP)
 acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and data
 	$(BIN)/python -m pytest -m acceptance --durations=10
 
-acceptance-strategies: $(COMPARISONS) ## compare the strategies on real streams (hours; it goes on; -j2: two at a time)
+acceptance-strategies: $(COMPARISONS) ## compare the strategies on real streams (hours; it goes on; with -j2 times count less)
 	$(BIN)/python experiments/orderings.py
 
+SEEDS :=
 $(ONCE:%=compare-%): SEEDS := --seeds 0
 
 $(COMPARISONS): compare-%: compare-fetched

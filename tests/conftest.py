@@ -55,13 +55,15 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 _LONG = {"test_docs.py", "test_every_recipe.py", "test_runner.py"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Puts the files that take longest before all others, and has one case of each test traced.
 
     Tracing takes two thirds as long again as the tests. Lines that only other cases reach do not count, so
     that what is told as covered is a lower bound; the metrics' own tests are traced whole.
     """
     items.sort(key=lambda item: item.path.name not in _LONG)
+    if not config.pluginmanager.hasplugin("_cov") or config.option.no_cov:
+        return
     traced: set[str] = set()
     for item in items:
         test = item.nodeid.partition("[")[0]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from contpeft.errors import SpecError
 
@@ -49,13 +49,20 @@ def calibration_error(scores: ArrayLike, labels: Sequence[int], *, bins: int = 1
     return float(np.abs(gaps).sum() / len(right))
 
 
-def cross_entropy(scores: ArrayLike, labels: Sequence[int], temperature: float = 1.0) -> float:
+def cross_entropy(
+    scores: ArrayLike,
+    labels: Sequence[int],
+    temperature: float = 1.0,
+    answers: Sequence[str] | None = None,
+) -> float:
     """Returns the mean negative log-likelihood of the right answers, in nats.
 
     Args:
         scores: ``(n, C)``, logits.
         labels: ``(n,)``, the right columns.
         temperature: what the logits are divided by.
+        answers: ``(C,)``, what each column stands for, where several may stand for the same: any of them is
+            right then, with the sum of their probabilities. None where all differ.
 
     Raises:
         SpecError: as :func:`calibration_error` does, and if the temperature is not positive.
@@ -64,10 +71,13 @@ def cross_entropy(scores: ArrayLike, labels: Sequence[int], temperature: float =
         raise SpecError(f"temperature {temperature:g} is not positive; give more than 0")
     logits, right = _checked(scores, labels)
     told = log_softmax(logits / temperature, axis=1)
-    return float(np.abs(told[np.arange(len(right)), right]).mean())
+    if answers is None:
+        return float(np.abs(told[np.arange(len(right)), right]).mean())
+    stand = np.unique(list(answers), return_inverse=True)[1]
+    return float(-logsumexp(np.where(stand == stand[right][:, None], told, -np.inf), axis=1).mean())
 
 
-def best_temperature(scores: ArrayLike, labels: Sequence[int]) -> float:
+def best_temperature(scores: ArrayLike, labels: Sequence[int], answers: Sequence[str] | None = None) -> float:
     """Returns the temperature at which the right answers are most likely, on held-out rows.
 
     Dividing by it changes no answer, only how sure it is.
@@ -75,6 +85,7 @@ def best_temperature(scores: ArrayLike, labels: Sequence[int]) -> float:
     Args:
         scores: ``(n, C)``, logits.
         labels: ``(n,)``, the right columns.
+        answers: as :func:`cross_entropy` takes them.
 
     Returns:
         The temperature, 0.01 to 100; above 1 the model was too sure.
@@ -85,7 +96,7 @@ def best_temperature(scores: ArrayLike, labels: Sequence[int]) -> float:
     logits, right = _checked(scores, labels)
     # Convex in 1 / T; its logarithm keeps the search even over all sizes.
     found = minimize_scalar(
-        lambda log_t: cross_entropy(logits, right.tolist(), float(np.exp(log_t))),
+        lambda log_t: cross_entropy(logits, right.tolist(), float(np.exp(log_t)), answers),
         bounds=(np.log(_COLDEST), np.log(_HOTTEST)),
         method="bounded",
         options={"xatol": 1e-6},

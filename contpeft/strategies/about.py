@@ -10,6 +10,7 @@ __all__ = [
     "AN_ADAPTER",
     "COMPONENTS",
     "GROWING",
+    "LATER",
     "About",
     "Need",
     "growth_of",
@@ -33,6 +34,9 @@ COMPONENTS: Final = "2 P w a component and layer, 2 d for its key, in banks that
 
 GROWING: Final = frozenset({AN_ADAPTER, COMPONENTS})
 """The growths that memory which is to be constant rules out; what a class takes is none."""
+
+LATER: Final = "later"
+"""In the metadata of a field that is younger than recorded runs: at its default it is not in their digests."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from contpeft.adapters import tensor_items
 from contpeft.digest import json_digest, tensors_digest
 from contpeft.spec import AdapterState, Base, BaseModel, Single, Version
 from contpeft.spec.identity import composition_key, content_key, key_of
+from contpeft.strategies.about import LATER
 from contpeft.strategies.context import Context
 from contpeft.strategies.recipe import Recipe
 
@@ -61,13 +62,21 @@ def _content(version: Version) -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Returns the digest of a recipe's parts and their values; what is told of it does not count."""
+    """Returns the digest of a recipe's parts and their values; what is told of it does not count.
+
+    A value that parts have got later (:data:`LATER`) counts where it is not what they did before, so that
+    runs begun before go on.
+    """
     return json_digest(_plain(recipe))
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        told = {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.compare}
+        told = {
+            each.name: _plain(getattr(value, each.name))
+            for each in fields(value)
+            if each.compare and not (LATER in each.metadata and getattr(value, each.name) == each.default)
+        }
         return {"part": type(value).__name__, **told}
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from contpeft.merging import Source, check_mergeable, make_rule
+from contpeft.errors import UnsupportedError
+from contpeft.merging import Source, check_mergeable
 from contpeft.spec import AdapterState, Parent, Version
+from contpeft.store import Request
 from contpeft.strategies.context import Context
 
 __all__ = ["MERGED", "answering_merge", "check_merged", "register", "running_merge"]
@@ -15,16 +17,28 @@ MERGED: Final = "merged"
 """The part of a way's line that holds what merging came to; other parts hold what is made of that."""
 
 
-def check_merged(context: Context, rule: str, parameters: Mapping[str, Any] | None = None) -> None:
-    """Checks that adapters such as the one at hand can be merged by a rule.
+def check_merged(context: Context, request: Request) -> None:
+    """Checks that adapters such as the one at hand can be merged so.
+
+    Args:
+        context: the task at hand, its adapter attached.
+        request: rule, parameters and rank; its versions do not count.
 
     Raises:
-        UnsupportedError: if not.
+        UnsupportedError: if their method has no merge by the rule, or the rule needs what no part measures.
+        NotFoundError: if there is no such rule.
+        UsageError: if a parameter or the rank is refused.
+        SpecError: if the adapter has not the tensors of its method.
     """
-    attached = context.adapted.attachment
+    fusion, attached = request.fusion(), context.adapted.attachment
+    if needs := fusion.rule.spec.needs:
+        raise UnsupportedError(
+            f"rule {request.rule!r} needs {' and '.join(needs)} of every adapter, which no part measures; "
+            "merge afterwards by contpeft store fuse, or use another rule"
+        )
     if attached is not None:
         own = Source("the adapter", "", attached.kind, attached.config_json(), attached.tensors())
-        check_mergeable(own, make_rule(rule, parameters))
+        check_mergeable(own, fusion.rule)
 
 
 def answering_merge(versions: Sequence[Version]) -> Version | None:

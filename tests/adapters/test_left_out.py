@@ -62,7 +62,8 @@ def test_of_ridge_regression_it_is_what_the_others_say(seed: int, penalty: float
     sums = RidgeStatistics(width=16)
     sums.update(features, labels, group=0)
     lifted, entries = lift(features, random_map(4, 16, 0)), [sums.labels.index(each) for each in labels]
-    told = ridge_left_out(lifted, entries, sums.gram, sums.targets, penalty)
+    factor = torch.linalg.cholesky(sums.gram + penalty * torch.eye(16, dtype=torch.float64))
+    told = ridge_left_out(lifted, entries, factor, sums.targets)
     for row in (0, 11):
         others = RidgeStatistics(width=16)
         others.update(*without(features, labels, row), group=0)
@@ -102,14 +103,55 @@ def test_a_temperature_divides_scores_and_changes_no_answer() -> None:
     assert warm.spec().options["temperature"] == 2.0
 
 
-def test_a_row_that_is_alone_is_passed_over_and_one_class_is_as_sure_as_any() -> None:
-    features, labels = rows(3, 9, 3, 4)
+def temperature(sums: ClassStatistics | RidgeStatistics, features: Tensor, labels: list[str]) -> float:
+    return sums.temperature(features, labels, 0, SHRINKAGE)
+
+
+@pytest.mark.parametrize("kind", [ClassStatistics, RidgeStatistics])
+def test_a_row_that_is_alone_is_passed_over_and_one_class_is_as_sure_as_any(
+    kind: type[ClassStatistics] | type[RidgeStatistics],
+) -> None:
+    features, labels = rows(3, 9, 3, 4, noise=3.0)
     alone = [*labels[:-1], "f"]
-    statistics = gathered(features, alone)
-    asked = statistics.temperature(features, alone, 0, SHRINKAGE)
-    assert asked == statistics.temperature(features[:-1], alone[:-1], 0, SHRINKAGE)
-    assert gathered(features, ["a"] * 9).temperature(features, ["a"] * 9, 0, SHRINKAGE) == 1.0
-    assert gathered(features[:2], ["a", "b"]).temperature(features[:2], ["a", "b"], 0, SHRINKAGE) == 1.0
+    sums = kind()
+    sums.update(features, alone, group=0)
+    assert temperature(sums, features, alone) == temperature(sums, features[:-1], alone[:-1]) != 1.0
+    one, each = kind(), kind()
+    one.update(features, ["a"] * 9, group=0)
+    each.update(features[:2], ["a", "b"], group=0)
+    assert temperature(one, features, ["a"] * 9) == 1.0
+    assert temperature(each, features[:2], ["a", "b"]) == 1.0
+
+
+@pytest.mark.parametrize("kind", [ClassStatistics, RidgeStatistics])
+def test_a_label_met_in_several_tasks_is_right_whichever_of_them_answers(
+    kind: type[ClassStatistics] | type[RidgeStatistics],
+) -> None:
+    features, labels = rows(4, 400, 4, 8, noise=2.0)
+    several = kind()
+    for group in range(4):
+        part = slice(100 * group, 100 * (group + 1))
+        several.update(features[part], labels[part], group)
+    whole = kind()
+    whole.update(features, labels, 0)
+    told = several.temperature(features[300:], labels[300:], 3, SHRINKAGE)
+    assert told == pytest.approx(whole.temperature(features, labels, 0, SHRINKAGE), rel=0.6)
+
+
+def test_rows_that_were_not_added_are_refused() -> None:
+    features, labels = rows(5, 6, 2, 4)
+    statistics = gathered(features, labels)
+    with pytest.raises(SpecError, match=r"^no rows of 'a' were added as task 1; update with them first"):
+        statistics.temperature(features, labels, 1, SHRINKAGE)
+    assert statistics.groups == [0, 0]
+
+
+def test_a_penalty_without_a_solution_is_refused() -> None:
+    features, labels = rows(6, 6, 2, 4)
+    sums = RidgeStatistics(width=20)
+    sums.update(features, labels, group=0)
+    with pytest.raises(SpecError, match=r"^ridge regression has no solution at a penalty of -1"):
+        sums.temperature(features, labels, 0, -1.0)
 
 
 def test_a_covariance_without_an_inverse_is_refused() -> None:

@@ -102,3 +102,13 @@ def test_senseless_settings_are_refused() -> None:
         calibration_error([[1.0]], [0], bins=0)
     with pytest.raises(SpecError, match="temperature 0 is not positive"):
         cross_entropy([[1.0]], [0], 0.0)
+
+
+def test_columns_of_one_answer_are_right_together() -> None:
+    logits = np.log([[1.0, 2.0, 3.0]])
+    assert cross_entropy(logits, [0], answers=["a", "b", "a"]) == pytest.approx(-np.log(4 / 6))
+    assert cross_entropy(logits, [1], answers=["a", "b", "a"]) == pytest.approx(-np.log(2 / 6))
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    assert best_temperature(rows, [0] * 20, ["a", "b", "c"]) == pytest.approx(
+        best_temperature(rows, [0] * 20)
+    )

@@ -157,7 +157,9 @@ class TestTogether:
         assert list(way.answers[-1]["main"].choices) == [way.answers[-1][name] for name in parts]
 
     def test_only_lda_is_calibrated(self) -> None:
-        with pytest.raises(SpecError, match=r"^rule 'oas' has no scores to calibrate; use 'lda'"):
+        with pytest.raises(
+            SpecError, match=r"^rule 'oas' cannot leave rows out, so it is not calibrated; use"
+        ):
             FollowStatistics("oas", calibrate=True)
 
     def test_its_statistics_are_of_the_layers_it_says(self, store: AdapterStore) -> None:

@@ -10,7 +10,7 @@ import torch
 from strategies_tiny import Classifier, Way, learnt
 from tiny_merging import assert_close, combined, dense
 
-from contpeft.errors import NotFoundError, SpecError, UnsupportedError
+from contpeft.errors import NotFoundError, SpecError, UnsupportedError, UsageError
 from contpeft.spec import AdapterSpec, Parent, Single
 from contpeft.store import AdapterStore
 from contpeft.strategies import BestMerge, Consolidate, MergeAfter, MergeEma, MergeOn, find_recipe
@@ -253,6 +253,11 @@ def test_other_methods_are_merged_where_there_is_a_merge_of_them(store: AdapterS
             r"^the adapter is of method 'loha', whose tensors have no sum",
         ),
         (MergeEma(), AdapterSpec("loha", r=2), r"^the adapter is of method 'loha'"),
+        (
+            MergeAfter("regmean"),
+            AdapterSpec("lora"),
+            r"^rule 'regmean' needs gram of every adapter, which no ",
+        ),
         (BestMerge(), AdapterSpec("ia3"), r"^rule 'opcm' cannot merge vectors of 'ia3'"),
     ],
 )
@@ -267,6 +272,12 @@ def test_what_has_no_merge_is_refused_before_training(
 def test_an_unknown_rule_is_refused_by_name_before_training(store: AdapterStore) -> None:
     way = Way(store, replace(find_recipe("merge-ties"), consolidate=MergeAfter("tys")))
     with pytest.raises(NotFoundError, match=r"^no merging rule 'tys'"):
+        way.started(0)
+
+
+def test_a_rank_that_is_none_is_refused_before_training(store: AdapterStore) -> None:
+    way = Way(store, replace(find_recipe("merge-average"), consolidate=MergeOn(rank="sixty")))
+    with pytest.raises(UsageError, match="sixty"):
         way.started(0)
 
 

@@ -16,6 +16,7 @@ from contpeft.strategies import (
     Cosine,
     Each,
     FromLast,
+    GatherRidge,
     GatherStatistics,
     MergeOn,
     OrthogonalSubspace,
@@ -247,3 +248,12 @@ def test_every_part_can_be_named() -> None:
     assert {"Cosine", "Linear", "Own"} <= set(PARTS["head"])
     assert "Slow" in PARTS["projection"]
     assert "Plus" in PARTS["penalty"]
+
+
+def test_a_value_that_parts_got_later_leaves_earlier_digests_as_they_were() -> None:
+    def digest(part: GatherRidge) -> str:
+        return recipe_digest(replace(find_recipe("ranpac-frozen"), consolidate=part))
+
+    # As runs have recorded it before there was anything to calibrate.
+    assert digest(GatherRidge()).startswith("b6546f28")
+    assert digest(GatherRidge(calibrate=True)) != digest(GatherRidge())

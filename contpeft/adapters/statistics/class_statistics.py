@@ -83,7 +83,7 @@ class ClassStatistics(Gathered):
             shrinkage: of the covariance.
 
         Raises:
-            SpecError: if the covariance cannot be inverted.
+            SpecError: if the covariance cannot be inverted, or no row of a label was added.
         """
         unit, entries = self._known(features, labels, group)
         asked = [row for row, entry in enumerate(entries) if self.counts[entry] > 1]
@@ -91,7 +91,7 @@ class ClassStatistics(Gathered):
             return 1.0
         entries = [entries[row] for row in asked]
         scores = lda_left_out(unit[asked], entries, self.means, self.counts, self.scatter, shrinkage)
-        return best_temperature(scores.numpy(), entries)
+        return best_temperature(scores.numpy(), entries, self.labels)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the statistics as named tensors; what is added later does not change them."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from contpeft.errors import SpecError
 
-__all__ = ["Gathered", "head_options"]
+__all__ = ["Gathered", "head_options", "unit_length"]
 
 
 class Gathered(ABC):
@@ -39,7 +39,7 @@ class Gathered(ABC):
             SpecError: if there are not as many labels as features, or these are of another width
                 than the ones before.
         """
-        unit = _unit(features)
+        unit = unit_length(features)
         if len(labels) != len(unit):
             raise SpecError(f"class statistics need a label per feature, got {len(labels)} for {len(unit)}")
         if not self.labels:
@@ -60,7 +60,10 @@ class Gathered(ABC):
 
     def _known(self, features: Tensor, labels: Sequence[str], group: int) -> tuple[Tensor, list[int]]:
         """Returns rows that were added at unit length, and their entries."""
-        return _unit(features), [self._entry(label, group) for label in labels]
+        entry = {key: n for n, key in enumerate(zip(self.labels, self.groups, strict=True))}
+        if missing := [label for label in labels if (label, group) not in entry]:
+            raise SpecError(f"no rows of {missing[0]!r} were added as task {group}; update with them first")
+        return unit_length(features), [entry[label, group] for label in labels]
 
     @abstractmethod
     def _begin(self, width: int) -> None:
@@ -79,7 +82,8 @@ class Gathered(ABC):
         """Adds unit-length features ``(n, d)``, the entry of each told."""
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit_length(features: Tensor) -> Tensor:
+    """Returns features ``(n, d)`` at unit length, float64 on the CPU."""
     return F.normalize(features.detach().to("cpu", torch.float64), dim=1)
 
 

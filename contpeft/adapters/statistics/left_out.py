@@ -61,9 +61,7 @@ def lda_left_out(
     return dots - 0.5 * squares
 
 
-def ridge_left_out(
-    lifted: Tensor, entries: Sequence[int], gram: Tensor, targets: Tensor, penalty: float
-) -> Tensor:
+def ridge_left_out(lifted: Tensor, entries: Sequence[int], factor: Tensor, targets: Tensor) -> Tensor:
     """Returns the scores of ridge regression of which the asked row is no part.
 
     With ``h_i`` the share that a row has in its own fit, they are ``(f_i - h_i y_i) / (1 - h_i)`` (Allen
@@ -72,15 +70,13 @@ def ridge_left_out(
     Args:
         lifted: ``(n, M)``, rows that are in the sums.
         entries: ``(n,)``, their columns.
-        gram: ``(M, M)``.
+        factor: ``(M, M)``, the lower Cholesky factor of the sum of squares with its penalty.
         targets: ``(M, C)``.
-        penalty: of the regression.
 
     Returns:
         ``(n, C)``.
     """
-    regular = gram + penalty * torch.eye(len(gram), dtype=gram.dtype)
-    solved = torch.cholesky_solve(lifted.T, torch.linalg.cholesky(regular))
+    solved = torch.cholesky_solve(lifted.T, factor)
     share = (lifted * solved.T).sum(1, keepdim=True)
-    right = torch.nn.functional.one_hot(torch.tensor(entries), targets.shape[1]).to(gram)
+    right = torch.nn.functional.one_hot(torch.tensor(entries), targets.shape[1]).to(targets)
     return (solved.T @ targets - share * right) / (1 - share)

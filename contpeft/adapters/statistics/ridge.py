@@ -6,6 +6,7 @@ arXiv 2307.02251, section 3 and algorithm 1.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.gathering import Gathered, head_options
+from contpeft.adapters.statistics.gathering import Gathered, head_options, unit_length
 from contpeft.adapters.statistics.left_out import ridge_left_out
 from contpeft.errors import SpecError
 from contpeft.metrics.calibration import best_temperature
@@ -87,7 +88,7 @@ class RidgeStatistics(Gathered):
             raise SpecError(
                 f"a penalty is chosen on held-out rows, there is {len(features)} row; fix it instead"
             )
-        unit = F.normalize(features.detach().to("cpu", torch.float64), dim=1)
+        unit = unit_length(features)
         lifted = lift(unit, random_map(unit.shape[1], self.width, self.seed))
         known = sorted(set(labels))
         targets = F.one_hot(torch.tensor([known.index(each) for each in labels]), len(known)).double()
@@ -100,19 +101,25 @@ class RidgeStatistics(Gathered):
     def temperature(self, features: Tensor, labels: Sequence[str], group: int, penalty: float) -> float:
         """Returns the temperature at which it tells the rows of one task rightly, each row left out.
 
-        With one entry alone it is 1.
+        With one entry alone, or one row of each, it is 1.
 
         Args:
-            features: ``(n, d)``, rows that were added.
-            labels: theirs.
+            features: ``(n, d)``, the rows that were added.
+            labels: theirs; a row that is the only one of its label is passed over.
             group: index of their task.
             penalty: of the classifier.
+
+        Raises:
+            SpecError: if the penalty leaves the system without a solution, or no row of a label was added.
         """
-        if len(self.labels) == 1:
-            return 1.0
         unit, entries = self._known(features, labels, group)
-        scores = ridge_left_out(lift(unit, self._map), entries, self.gram, self.targets, penalty)
-        return best_temperature(scores.numpy(), entries)
+        counts = Counter(entries)
+        asked = [row for row, entry in enumerate(entries) if counts[entry] > 1]
+        if not asked or len(self.labels) == 1:
+            return 1.0
+        entries = [entries[row] for row in asked]
+        scores = ridge_left_out(lift(unit[asked], self._map), entries, self._factor(penalty), self.targets)
+        return best_temperature(scores.numpy(), entries, self.labels)
 
     def tensors(self, penalty: float) -> dict[str, Tensor]:
         """Returns the sums, and the classifier that solves ``(G + penalty I) W = Q``.
@@ -123,15 +130,19 @@ class RidgeStatistics(Gathered):
         Raises:
             SpecError: if the penalty leaves the system without a solution.
         """
+        weight = torch.cholesky_solve(self.targets, self._factor(penalty)).T.contiguous()
+        lower = torch.ones_like(self.gram, dtype=torch.bool).tril()
+        return {"gram": self.gram[lower], "targets": self.targets.clone(), "weight": weight}
+
+    def _factor(self, penalty: float) -> Tensor:
         regular = self.gram + penalty * torch.eye(len(self.gram), dtype=torch.float64)
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(regular)
         if failed or penalty < 0:
             raise SpecError(
                 f"ridge regression has no solution at a penalty of {penalty:g}; give a larger one"
             )
-        weight = torch.cholesky_solve(self.targets, factor).T.contiguous()
-        lower = torch.ones_like(self.gram, dtype=torch.bool).tril()
-        return {"gram": self.gram[lower], "targets": self.targets.clone(), "weight": weight}
+        return factor
 
     def spec(
         self, penalty: float, over: Sequence[Mapping[str, Any]] = (), temperature: float = 1.0

@@ -57,15 +57,6 @@ class BestMerge:
         if not self.candidates:
             raise SpecError("there is no merge to choose from; give one candidate at least")
 
-    def check(self, context: Context) -> None:
-        """Checks that adapters of this method can be merged so.
-
-        Raises:
-            UnsupportedError: if not.
-        """
-        for each in self.candidates:
-            each.check(context)
-
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the best merge, from the second task on."""
         if trained is None or not context.adapters:

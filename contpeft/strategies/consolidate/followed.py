@@ -8,7 +8,7 @@ from typing import ClassVar
 from contpeft.adapters import ClassStatistics, Drift, Rule
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import Version
-from contpeft.strategies.about import About
+from contpeft.strategies.about import LATER, About
 from contpeft.strategies.consolidate.gathering import OverNamed
 from contpeft.strategies.context import Context
 from contpeft.strategies.over import Over, sources
@@ -47,12 +47,12 @@ class FollowStatistics(OverNamed):
     rule: Rule = "lda"
     shrinkage: float = 0.2
     drift_ridge: float = 1.0
-    calibrate: bool = False
+    calibrate: bool = field(default=False, metadata={LATER: True})
     over: Over = field(default="last", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.calibrate and self.rule != "lda":
-            raise SpecError(f"rule {self.rule!r} has no scores to calibrate; use 'lda'")
+            raise SpecError(f"rule {self.rule!r} cannot leave rows out, so it is not calibrated; use 'lda'")
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Takes the statistics along, adds the task's, and registers them.

@@ -39,12 +39,8 @@ class MergeAfter:
     rank: str = "64"
 
     def check(self, context: Context) -> None:
-        """Checks that adapters of this method can be merged so.
-
-        Raises:
-            UnsupportedError: if not.
-        """
-        check_merged(context, self.rule, self.parameters)
+        """Checks that adapters of this method can be merged so; raises as :func:`check_merged` does."""
+        check_merged(context, Request([], None, self.rule, self.parameters, self.rank))
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the merge, from the second task on."""

@@ -36,12 +36,8 @@ class MergeEma:
     rank: str = "64"
 
     def check(self, context: Context) -> None:
-        """Checks that adapters of this method can be merged so.
-
-        Raises:
-            UnsupportedError: if not.
-        """
-        check_merged(context, "sum")
+        """Checks that adapters of this method can be merged so; raises as :func:`check_merged` does."""
+        check_merged(context, Request([], rank=self.rank))
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the average, from the second task on."""

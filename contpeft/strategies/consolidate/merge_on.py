@@ -54,12 +54,8 @@ class MergeOn:
             )
 
     def check(self, context: Context) -> None:
-        """Checks that adapters of this method can be merged so.
-
-        Raises:
-            UnsupportedError: if not.
-        """
-        check_merged(context, self.rule, self.parameters)
+        """Checks that adapters of this method can be merged so; raises as :func:`check_merged` does."""
+        check_merged(context, Request([], None, self.rule, self.parameters, self.rank))
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Registers the running merge, and the scaled one if they differ, from the second task on."""

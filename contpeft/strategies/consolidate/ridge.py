@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from contpeft.adapters import RidgeStatistics
 from contpeft.spec import Version
-from contpeft.strategies.about import About
+from contpeft.strategies.about import LATER, About
 from contpeft.strategies.consolidate.gathering import OverNamed
 from contpeft.strategies.context import Context
 
@@ -38,7 +38,7 @@ class GatherRidge(OverNamed):
     width: int = 2000
     seed: int = 0
     penalty: float | None = None
-    calibrate: bool = False
+    calibrate: bool = field(default=False, metadata={LATER: True})
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Adds the task to the sums, solves, and registers both."""

@@ -36,7 +36,7 @@ GROWING: Final = frozenset({AN_ADAPTER, COMPONENTS})
 """The growths that memory which is to be constant rules out; what a class takes is none."""
 
 LATER: Final = "later"
-"""In the metadata of a field that is younger than recorded runs: at its default it is not in their digests."""
+"""In the metadata of a field that is younger than recorded runs: at its default it is not in their digest."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from contpeft.experiments.report import RunResult, collect
 from contpeft.experiments.report.result import ProtocolResult
 from contpeft.experiments.sources import LocalFolder
 from contpeft.store import AdapterStore
+from contpeft.strategies import RECIPES
 from contpeft.strategies.identity import recipe_digest
 from contpeft.strategies.measured import Measured
 
@@ -288,10 +289,14 @@ def shown(values: Sequence[float]) -> str:
 
 
 def write_packaged(out: Path) -> None:
-    """Writes the table that ``contpeft strategies recommend`` reads, from all records there are."""
+    """Writes the table that ``contpeft strategies recommend`` reads.
+
+    Only recipes as the catalogue has them: not a file's own variations, nor a recipe that was changed since.
+    """
+    today = {way: recipe_digest(recipe) for way, recipe in RECIPES.items()}
     rows: list[dict[str, Any]] = []
     for path in sorted(out.glob("*.json")):
-        found = Results(path).records
+        found = [each for each in Results(path).records if each.recipe == today.get(each.way)]
         for way, answer in dict.fromkeys((each.way, each.answer) for each in found):
             chosen = [
                 each

@@ -128,14 +128,16 @@ def test_a_label_met_in_several_tasks_is_right_whichever_of_them_answers(
     kind: type[ClassStatistics] | type[RidgeStatistics],
 ) -> None:
     features, labels = rows(4, 400, 4, 8, noise=2.0)
-    several = kind()
+    several, apart = kind(), kind()
     for group in range(4):
         part = slice(100 * group, 100 * (group + 1))
         several.update(features[part], labels[part], group)
+        apart.update(features[part], [f"{label}{group}" for label in labels[part]], group)
     whole = kind()
     whole.update(features, labels, 0)
     told = several.temperature(features[300:], labels[300:], 3, SHRINKAGE)
     assert told == pytest.approx(whole.temperature(features, labels, 0, SHRINKAGE), rel=0.6)
+    assert told < 0.9 * apart.temperature(features[300:], [f"{x}3" for x in labels[300:]], 3, SHRINKAGE)
 
 
 def test_rows_that_were_not_added_are_refused() -> None:

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from contpeft.strategies import RECIPES
+from contpeft.strategies.identity import recipe_digest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -122,6 +125,27 @@ def test_an_asserted_ordering_that_fails_is_an_error(
     monkeypatch.setattr(orderings, "ORDERINGS", (orderings.Ordering("x", "s", "all_classes", "a", "b"),))
     assert orderings.main(tmp_path) == 1
     assert capsys.readouterr().out.startswith("FAILS")
+
+
+def test_the_packaged_table_has_recipes_as_they_are_today_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "PACKAGED", tmp_path / "packaged.json")
+    today = recipe_digest(RECIPES["er"])
+    compare.Results(tmp_path / "out" / "s.json").add(
+        [
+            record("er", 0, 0.61239, recipe=today),
+            record("er", 1, 0.7, recipe=today),
+            record("er", 1, 0.8, recipe=today, protocol="task_aware"),
+            record("er-5-percent", 0, 0.9, recipe=today),
+            record("derpp", 0, 0.9, recipe="of another time"),
+        ]
+    )
+    compare.write_packaged(tmp_path / "out")
+    packaged = json.loads((tmp_path / "packaged.json").read_text())
+    assert [(row["way"], row["acc"]) for row in packaged] == [("er", [0.6124, 0.7])]
+    compare.write_packaged(tmp_path / "empty")
+    assert json.loads((tmp_path / "packaged.json").read_text()) == []
 
 
 def test_what_was_begun_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ COMPARISONS := $(COMPARED:%=compare-%) $(ONCE:%=compare-%)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench $(BENCHMARKS) acceptance acceptance-strategies $(COMPARISONS) compare-fetched \
-  docs lock clean help
+.PHONY: demo test lint bench $(BENCHMARKS) acceptance acceptance-strategies tune-strategies $(COMPARISONS) \
+  compare-fetched docs lock clean help
 
 demo: $(STAMP) ## run the quickstart: real tasks one after another, ending in a report
 	$(BIN)/contpeft run experiments/quickstart.yaml
@@ -51,6 +51,9 @@ acceptance: $(STAMP) ## run the slow tests: whole sequences on real models and d
 
 acceptance-strategies: $(COMPARISONS) ## compare the strategies on real streams (hours; it goes on; with -j2 times count less)
 	$(BIN)/python experiments/orderings.py
+
+tune-strategies: compare-fetched ## choose each way's learning rate on held-out training rows (hours; it goes on)
+	$(BIN)/python experiments/tune.py $(COMPARED:%=experiments/strategies/%.yaml) $(ONCE:%=experiments/strategies/%.yaml)
 
 SEEDS :=
 $(ONCE:%=compare-%): SEEDS := --seeds 0

@@ -8,25 +8,25 @@ for each way, answer, protocol and seed. A record there is not measured again un
 settings have become others. From the records come
 ``OUT/<stream>.md`` (a table a protocol) and ``OUT/<stream>.svg`` (ACC, the frozen bounds as lines), and with
 ``--publish`` the table that ``contpeft strategies recommend`` reads. A stream of texts whose folder is not
-there is left out, and told so.
+there is left out, and told so. Ways that ``tune.py`` has found a learning rate for are run with that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-import matplotlib.pyplot as plt
-from scipy.stats import t as student
+from records import Record, Results, headline
+from tables import NUMBERS, write_page, write_picture
 
 from contpeft.cli.quiet import quiet_libraries
 from contpeft.digest import json_digest
-from contpeft.experiments import Experiment, Progress, load_experiment, run_experiment
+from contpeft.experiments import Experiment, Progress, load_experiment, parse_experiment, run_experiment
+from contpeft.experiments.config import read_document
 from contpeft.experiments.report import RunResult, collect
 from contpeft.experiments.report.result import ProtocolResult
 from contpeft.experiments.sources import LocalFolder
@@ -36,80 +36,45 @@ from contpeft.strategies.identity import recipe_digest
 from contpeft.strategies.measured import Measured
 
 PACKAGED = Path("contpeft/strategies/measured.json")
-NUMBERS = {
-    "acc": "ACC",
-    "bwt": "BWT",
-    "forgetting": "forgetting",
-    "learning_accuracy": "LA",
-    "task_hits": "task hits",
-}
-SEQUENCES = ("sequential", "sequential-local")
-HEADLINE = {"task-incremental": "task_aware"}
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one way scored on one stream with one seed, under one protocol.
+class Setting:
+    """One file's experiment as it is run once.
 
     Attributes:
-        stream: name of the stream.
-        scenario: what was known about a row's task.
-        way: the strategy.
-        answer: which of its answers.
-        protocol: which classes could be answered.
-        seed: the run's.
-        recipe: digest of the recipe, so that a changed one is measured anew.
-        settings: digest of the other settings of the experiment, for the same end.
-        numbers: the matrix in numbers, 0 to 1, and how often the task was inferred rightly.
-        seconds: of all its steps, training and measuring; of what ways share, features and equal scores count
-            for the first alone.
-        parameters: trained and stored, the mean over tasks.
-        bytes: stored, the mean over tasks.
+        file: of the experiment.
+        seed: draws rows, initial weights and batches.
+        rate: what the file's learning rate is multiplied by.
+        validation: the share of training rows that is held out and measured on in place of the test rows.
     """
 
-    stream: str
-    scenario: str
-    way: str
-    answer: str
-    protocol: str
+    file: Path
     seed: int
-    recipe: str
-    settings: str
-    numbers: dict[str, float | None]
-    seconds: float
-    parameters: float
-    bytes: float
+    rate: float = 1.0
+    validation: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The run's name in its store."""
+        held_out = "" if self.validation is None else "-validation"
+        rate = "" if self.rate == 1 else f"-rate-{self.rate:g}"
+        return f"{self.file.stem}{held_out}{rate}-seed{self.seed}"
 
-class Results:
-    """The records of one stream, in a file."""
+    def experiment(self, store: Path) -> Experiment:
+        """Returns the experiment, in a store of the stream's own."""
+        changes: dict[str, Any] = {"name": self.name, "seed": self.seed, "store": str(store / self.file.stem)}
+        document = read_document(self.file)
+        if self.rate != 1:
+            arguments = document["module"]["init_args"]
+            arguments["learning_rate"] = float(f"{arguments['learning_rate'] * self.rate:.6g}")
+        if self.validation is not None:
+            document["stream"]["validation"] = self.validation
+        return parse_experiment(document | changes, str(self.file))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records = self._read()
-
-    def _read(self) -> list[Record]:
-        told = json.loads(self.path.read_text()) if self.path.exists() else []
-        return [Record(**each) for each in told]
-
-    def has(self, way: str, seed: int, recipe: str, settings: str) -> bool:
-        """Returns whether a way was measured as this recipe, with these settings."""
-        wanted = (way, seed, recipe, settings)
-        return any((each.way, each.seed, each.recipe, each.settings) == wanted for each in self.records)
-
-    def add(self, new: Iterable[Record]) -> None:
-        """Puts records in the place of those of the same way and seed, and writes the file."""
-        added = list(new)
-        replaced = {(each.way, each.seed) for each in added}
-        # Read anew: another process may have measured other ways meanwhile.
-        kept = [each for each in self._read() if (each.way, each.seed) not in replaced]
-        self.records = sorted(
-            [*kept, *added], key=lambda each: (each.seed, each.way, each.protocol, each.answer)
-        )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")  # whoever is killed while writing leaves the old file
-        partial.write_text(json.dumps([asdict(each) for each in self.records], indent=1) + "\n")
-        partial.replace(self.path)
+    def digest(self, experiment: Experiment) -> str:
+        """Returns a digest of everything but the recipes and the seed."""
+        return json_digest(experiment.identity() | {"name": self.file.stem, "seed": None})
 
 
 def main(told: argparse.Namespace) -> None:
@@ -119,11 +84,16 @@ def main(told: argparse.Namespace) -> None:
         if lacks := lacking(file):
             print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
             continue
-        for seed in told.seeds:
-            run_missing(file, seed, told)
         results = Results(told.out / f"{file.stem}.json")
-        write_page(results, order_of(file))
-        write_picture(results, order_of(file))
+        order = order_of(file)
+        rates = tuned_rates(file)
+        chosen = {way: rates.get(way, 1.0) for way in order if way in (told.ways or order)}
+        for seed in told.seeds:
+            for rate in dict.fromkeys(chosen.values()):
+                ways = [way for way in chosen if chosen[way] == rate]
+                run_missing(results, Setting(file, seed, rate), ways, told.store)
+        write_page(results, order)
+        write_picture(results, order)
     if told.publish:
         write_packaged(told.out)
 
@@ -134,38 +104,35 @@ def lacking(file: Path) -> str | None:
     return source.path if isinstance(source, LocalFolder) and not Path(source.path).exists() else None
 
 
-def run_missing(file: Path, seed: int, told: argparse.Namespace) -> None:
-    """Runs the ways of one file with one seed that have no record yet, in one run that shares their fits."""
-    results = Results(told.out / f"{file.stem}.json")
-    experiment = seeded(file, seed, told.store)
-    settings = json_digest(experiment.identity() | {"name": file.stem, "seed": None})
-    digests = {way: recipe_digest(recipe) for way, recipe in experiment.recipes.items()}
-    missing = [
-        way
-        for way, digest in digests.items()
-        if way in (told.ways or digests) and not results.has(way, seed, digest, settings)
-    ]
+def tuned_rates(file: Path) -> dict[str, float]:
+    """Returns, by way, what ``tune.py`` chose to multiply a file's learning rate by."""
+    tuned = file.with_name("tuned.json")
+    told = json.loads(tuned.read_text()) if tuned.exists() else {}
+    return {way: each["rate"] for way, each in told.get(file.stem, {}).items()}
+
+
+def run_missing(results: Results, setting: Setting, ways: Iterable[str], store: Path) -> None:
+    """Runs the ways that have no record yet, in one run that shares their fits."""
+    experiment = setting.experiment(store)
+    settings = setting.digest(experiment)
+    digests = {way: recipe_digest(experiment.recipes[way]) for way in ways}
+    missing = [way for way, digest in digests.items() if not results.has(way, setting.seed, digest, settings)]
     if not missing:
         return
 
     def record_finished(at: Progress) -> None:
         if at.phase == "start":
-            print(f"{file.stem} seed {seed}: {at.way}, {at.task}", flush=True)
+            print(f"{setting.name}: {at.way}, {at.task}", flush=True)
         if at.phase in ("finished", "kept") and at.step == at.steps - 1:
             found = collect(AdapterStore(experiment.store), experiment.name)
-            results.add(records(file.stem, found, at.way, digests[at.way], settings))
+            results.add(records_of(setting.file.stem, found, at.way, digests[at.way], settings, setting.rate))
 
     run_experiment(experiment.only(*missing), record_finished)
 
 
-def seeded(file: Path, seed: int, store: Path) -> Experiment:
-    """Returns a file's experiment with a seed, in a store of its own stream."""
-    return load_experiment(
-        file, {"name": f"{file.stem}-seed{seed}", "seed": seed, "store": str(store / file.stem)}
-    )
-
-
-def records(stream: str, run: RunResult, way: str, recipe: str, settings: str) -> list[Record]:
+def records_of(
+    stream: str, run: RunResult, way: str, recipe: str, settings: str, rate: float
+) -> list[Record]:
     """Returns a record for each answer and protocol of a way."""
     own = [row for row in run.lineage if row.way == way]
     tasks = len(run.tasks)
@@ -183,6 +150,7 @@ def records(stream: str, run: RunResult, way: str, recipe: str, settings: str) -
             seconds=round(each.seconds or 0.0, 1),
             parameters=sum(row.parameters for row in own) / tasks,
             bytes=sum(row.bytes for row in own) / tasks,
+            rate=rate,
         )
         for each in run.ways
         if each.way == way
@@ -201,93 +169,6 @@ def order_of(file: Path) -> list[str]:
     return list(load_experiment(file).recipes)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and half of its 95 % interval (Student's t); None for a single value."""
-    if len(values) < 2:
-        return fmean(values), None
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return fmean(values), half
-
-
-def write_page(results: Results, order: Sequence[str]) -> None:
-    """Writes one table a protocol, the ways in the file's order."""
-    lines: list[str] = []
-    for protocol in dict.fromkeys(each.protocol for each in results.records):
-        chosen = [each for each in results.records if each.protocol == protocol]
-        keys = in_order(chosen, order)
-        seeds = sorted({each.seed for each in chosen})
-        lines += [f"**{protocol}**, seeds {', '.join(map(str, seeds))}", ""]
-        titles = ["way", *NUMBERS.values(), "parameters a task", "kB a task", "seconds", "to a sequence's"]
-        lines += [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
-        plain = [each for each in chosen if each.way in SEQUENCES]
-        lines += [row(key, [e for e in chosen if (e.way, e.answer) == key], plain) for key in keys]
-        lines.append("")
-    results.path.with_suffix(".md").write_text("\n".join(lines))
-
-
-def in_order(records: Sequence[Record], order: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns ways and answers as the file has them, the main answer of each way first."""
-    return sorted(
-        dict.fromkeys((each.way, each.answer) for each in records),
-        key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1] != "main"),
-    )
-
-
-def write_picture(results: Results, order: Sequence[str]) -> None:
-    """Draws the mean ACC of every answer with its interval; frozen bounds are lines for the eye."""
-    protocol = HEADLINE.get(results.records[0].scenario, "all_classes")
-    chosen = [each for each in results.records if each.protocol == protocol]
-    keys = in_order(chosen, order)[::-1]
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.3 * len(keys)), layout="constrained")
-    for place, key in enumerate(keys):
-        values = [each.numbers["acc"] or 0.0 for each in chosen if (each.way, each.answer) == key]
-        mean, half = interval(values)
-        frozen = "frozen" in key[0]
-        axes.errorbar(
-            100 * mean, place, xerr=100 * (half or 0.0), fmt="o", color="#888" if frozen else "#1f5fa8"
-        )
-        if frozen:
-            axes.axvline(100 * mean, color="#ccc", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(keys)), [label(key) for key in keys])
-    axes.set_xlabel("ACC, %")
-    axes.set_title(f"{results.path.stem}, {protocol.replace('_', ' ')}")
-    figure.savefig(results.path.with_suffix(".svg"), metadata={"Date": None})
-    plt.close(figure)
-
-
-def label(key: tuple[str, str]) -> str:
-    """Returns what a way's answer is called in tables and pictures."""
-    return key[0] if key[1] == "main" else f"{key[0]}: {key[1]}"
-
-
-def row(key: tuple[str, str], chosen: Sequence[Record], plain: Sequence[Record]) -> str:
-    """Returns one line of a table: means over seeds, with the 95 % interval where there are several.
-
-    Args:
-        key: the way and its answer.
-        chosen: its records.
-        plain: those of training on and on without a method, which time is compared with seed by seed.
-    """
-    cells = [label(key)]
-    for number in NUMBERS:
-        values = [value for each in chosen if (value := each.numbers.get(number)) is not None]
-        cells.append(shown(values))
-    cells.append(f"{fmean(each.parameters for each in chosen):,.0f}")
-    cells.append(f"{fmean(each.bytes for each in chosen) / 1000:,.0f}")
-    cells.append(f"{fmean(each.seconds for each in chosen):,.0f}")
-    ratios = [each.seconds / one.seconds for each in chosen for one in plain if one.seed == each.seed]
-    cells.append(f"{fmean(ratios):.2f}" if ratios else "-")
-    return f"| {' | '.join(cells)} |"
-
-
-def shown(values: Sequence[float]) -> str:
-    """Returns a mean in points, with its interval."""
-    if not values:
-        return "-"
-    mean, half = interval(values)
-    return f"{100 * mean:.1f}" if half is None else f"{100 * mean:.1f} ± {100 * half:.1f}"
-
-
 def write_packaged(out: Path) -> None:
     """Writes the table that ``contpeft strategies recommend`` reads.
 
@@ -302,7 +183,7 @@ def write_packaged(out: Path) -> None:
                 each
                 for each in found
                 if (each.way, each.answer) == (way, answer)
-                and each.protocol == HEADLINE.get(each.scenario, "all_classes")
+                and each.protocol == headline(each.scenario)
                 and each.numbers["acc"] is not None
             ]
             if chosen:

@@ -3,7 +3,8 @@
 usage: python experiments/orderings.py [--out build/results]
 
 Every line compares two ways on one stream, seed by seed. An asserted one must hold by its margin in the mean
-of the paired differences, or the exit code is 1; the others are told only: papers disagree on them.
+of the paired differences, or the exit code is 1; the others are told only: papers disagree on them. With the
+mean comes half of its 95 % interval over seeds (Student's t), where there are several.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
-from compare import Record, Results
+from records import Record, Results
+from tables import interval
 
 TIL, CIL = "task_aware", "all_classes"
 
@@ -135,12 +136,13 @@ def main(out: Path) -> int:
         if not differences:
             print(f"not measured  {each.claim} ({each.stream})")
             continue
-        mean = fmean(differences)
+        mean, half = interval(differences)
+        spread = "" if half is None else f" ± {half:.1f}"
         holds = mean >= each.margin - 1e-9
         failed += each.asserted and not holds
         told = json.dumps([round(value, 1) for value in differences])
         verdict = "holds" if holds else "FAILS" if each.asserted else "does not hold"
-        print(f"{verdict:12}  {each.claim} ({each.stream}): {mean:+.1f} points, by seed {told}")
+        print(f"{verdict:12}  {each.claim} ({each.stream}): {mean:+.1f}{spread} points, by seed {told}")
     return 1 if failed else 0
 
 

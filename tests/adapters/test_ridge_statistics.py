@@ -155,11 +155,44 @@ def test_the_penalty_is_the_one_that_predicts_held_out_rows_best(n: int, width: 
     assert 1e-8 < found < 1e8  # an inner one of the grid, so that the errors differ
 
 
+@pytest.mark.parametrize(("n", "width"), [(25, LIFTED), (25, 128), (25, 0)])
+def test_the_gcv_penalty_is_that_of_all_rows_at_once(n: int, width: int) -> None:
+    tasks = [sample(seed, n, labels) for seed, labels in enumerate(("abc", "de", "af"))]
+    statistics = gathered(*tasks, width=width, seed=5)
+    h = np.concatenate([lifted(features, width, 5) for features, _ in tasks])
+    names = [f"{label}{group}" for group, (_, labels) in enumerate(tasks) for label in labels]
+    y = one_hot(names, list(dict.fromkeys(names)))
+    errors = {}
+    for penalty in PENALTIES[3:]:
+        fitted = h @ np.linalg.solve(h.T @ h + penalty * np.eye(h.shape[1]), h.T)
+        errors[penalty] = len(h) * np.sum((y - fitted @ y) ** 2) / (len(h) - np.trace(fitted)) ** 2
+    found = statistics.gcv_penalty()
+    assert errors[found] == pytest.approx(min(errors.values()), rel=1e-6)
+    assert 1e-5 < found < 1e8
+    stored = HeadSpec.from_json(statistics.spec(1.0).to_json())
+    assert RidgeStatistics.from_stored(stored, statistics.tensors(1.0), WIDTH).gcv_penalty() == found
+
+
+def test_an_easy_last_task_leaves_the_others_their_penalty() -> None:
+    """Held out of two classes that are far apart, rows miss no penalty; those of the other classes do."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(6, WIDTH, generator=generator)
+    labels = [f"c{n % 6}" for n in range(60)]
+    noises = torch.randn(60, WIDTH, generator=generator)
+    hard = (centres[[n % 6 for n in range(60)]] + 1.5 * noises, labels)
+    easy = (torch.eye(WIDTH)[[0, 1] * 10] + 0.001 * noises[:20], ["x", "y"] * 10)
+    assert gathered(hard).gcv_penalty() >= 1
+    assert gathered(hard, easy).held_out_penalty(*easy) <= 1e-3
+    assert gathered(hard, easy).gcv_penalty() >= 1
+
+
 def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(SpecError, match=r"^there are no -1 random features; give 1 or more, or 0 for none$"):
         RidgeStatistics(-1)
     with pytest.raises(SpecError, match=r"^a penalty is chosen on held-out rows, there is 1 row; fix it"):
         RidgeStatistics().held_out_penalty(torch.ones(1, WIDTH), ["a"])
+    with pytest.raises(SpecError, match=r"^a penalty is chosen from rows, and none were added$"):
+        RidgeStatistics().gcv_penalty()
     few = gathered(sample(0, 3, "ab"))
     for penalty in (0.0, -1.0):
         with pytest.raises(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from strategies_tiny import TASKS, Classifier, Way, examples, learnt, same, training
 
-from contpeft.adapters import StatisticsHead, SubspacePrototypes
+from contpeft.adapters import RidgeStatistics, StatisticsHead, SubspacePrototypes
 from contpeft.errors import SpecError
 from contpeft.spec import Base, Concat, Parent, Single
 from contpeft.store import AdapterStore
@@ -77,17 +77,37 @@ def test_aper_answers_by_both_features_side_by_side(store: AdapterStore) -> None
 @pytest.mark.parametrize("name", ["ncm", "ranpac-frozen"])
 def test_the_order_of_tasks_does_not_matter(store: AdapterStore, name: str) -> None:
     inputs, _ = examples("abcdef", 5, seed=3)
-    recipe = small(name)
-    if name == "ranpac-frozen":  # chosen on the last task, which is another one here
-        recipe = replace(recipe, consolidate=replace(recipe.consolidate, penalty=1.0))
     scores = []
     for line, order in {"there": TASKS, "back": TASKS[::-1]}.items():
-        way = Way(store, recipe, line=line)
+        way = Way(store, small(name), line=line)
         for step in range(3):
             way.learn(step, order)
         found, classes = way.answerer().scores(way.answers[2]["main"], inputs, "x")
         scores.append(found[:, [classes.index(label) for label in "abcdef"]])
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-8)
+
+
+def test_the_penalty_is_of_all_tasks_of_the_last_one_or_fixed(store: AdapterStore) -> None:
+    recipe = small("ranpac-frozen")
+    assert isinstance(recipe.consolidate, GatherRidge)
+    used = {}
+    for line, penalty in {"all": "gcv", "last": "held-out", "fixed": 7.0}.items():
+        way = learnt(
+            store,
+            replace(recipe, consolidate=replace(recipe.consolidate, penalty=penalty, width=300)),
+            line=line,
+        )
+        head = way.history[-1].head
+        assert head is not None
+        used[penalty] = head.options["penalty"]
+    sums = RidgeStatistics(300, seed=0)
+    for group, task in enumerate(TASKS):
+        data = training(task.classes)
+        rows = torch.from_numpy(through(way, None, data.inputs))
+        sums.update(rows, data.labels, group)
+    held_out = sums.held_out_penalty(rows, data.labels)
+    assert used == {"gcv": sums.gcv_penalty(), "held-out": held_out, 7.0: 7.0}
+    assert used["gcv"] != held_out
 
 
 @pytest.mark.parametrize("name", ["aper", "ranpac", "ease"])

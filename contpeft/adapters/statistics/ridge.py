@@ -43,13 +43,14 @@ class RidgeStatistics(Gathered):
         groups: the task index of each entry.
         gram: ``G``, ``(M, M)``.
         targets: ``Q``, ``(M, C)``.
+        rows: how many were added.
     """
 
     def __init__(self, width: int = 2000, seed: int = 0) -> None:
         super().__init__()
         if width < 0:
             raise SpecError(f"there are no {width} random features; give 1 or more, or 0 for none")
-        self.width, self.seed = width, seed
+        self.width, self.seed, self.rows = width, seed, 0
         self._map = torch.empty(0, 0, dtype=torch.float64)
         self.gram = torch.empty(0, 0, dtype=torch.float64)
         self.targets = torch.empty(0, 0, dtype=torch.float64)
@@ -68,6 +69,7 @@ class RidgeStatistics(Gathered):
 
     def _take(self, unit: Tensor, entries: list[int]) -> None:
         lifted = lift(unit, self._map)
+        self.rows += len(unit)
         self.gram += lifted.T @ lifted
         self.targets += lifted.T @ F.one_hot(torch.tensor(entries), len(self.labels)).double()
 
@@ -97,6 +99,33 @@ class RidgeStatistics(Gathered):
         train, held = rows[:cut], rows[cut:]
         errors = _errors(lifted[train], targets[train], lifted[held], targets[held])
         return PENALTIES[int(torch.stack(errors).argmin())]
+
+    def gcv_penalty(self) -> float:
+        """Returns the penalty of :data:`PENALTIES` with the least generalised cross-validation error.
+
+        ``n |Y - H Y|^2 / (n - tr H)^2`` with ``H`` the map from targets to fitted values (Golub, Heath and
+        Wahba 1979, "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter", equation
+        1.4). All of it follows from the sums, so that it stands for the rows of all tasks, with none of them
+        at hand. Rows held out of the last task alone choose for that task: where it is told apart with ease
+        any penalty does, and the least of them can leave the other tasks nothing.
+
+        Raises:
+            SpecError: if no row was added.
+        """
+        if not self.rows:
+            raise SpecError("a penalty is chosen from rows, and none were added")
+        values, vectors = torch.linalg.eigh(self.gram)
+        values, seen = values.clamp(min=0), (vectors.T @ self.targets).square().sum(1)
+        # Below, what is left of rounding would be divided by what is left of rounding.
+        usable = [each for each in PENALTIES if each >= 1e-7 * float(values.sum()) / self.rows]
+        return min(usable, key=lambda penalty: self._gcv_error(values, seen, penalty))
+
+    def _gcv_error(self, values: Tensor, seen: Tensor, penalty: float) -> float:
+        """Returns the error from eigenvalues ``(M,)`` of ``G`` and the square of ``Q`` along its vectors."""
+        solved = seen / (values + penalty)
+        missed = self.rows - float((solved * (2 - values / (values + penalty))).sum())
+        freedom = self.rows - float((values / (values + penalty)).sum())
+        return self.rows * missed / freedom**2
 
     def temperature(self, features: Tensor, labels: Sequence[str], group: int, penalty: float) -> float:
         """Returns the temperature at which it tells the rows of one task rightly, each row left out.
@@ -154,7 +183,7 @@ class RidgeStatistics(Gathered):
             over: the compositions whose features these are, as JSON; none for the bare base's.
             temperature: what scores are divided by.
         """
-        told = {"width": self.width, "seed": self.seed, "penalty": penalty}
+        told = {"width": self.width, "seed": self.seed, "penalty": penalty, "rows": self.rows}
         options = {"rule": RIDGE, "groups": list(self.groups), **told, **head_options(over, temperature)}
         return HeadSpec("statistics", tuple(self.labels), options)
 
@@ -169,6 +198,7 @@ class RidgeStatistics(Gathered):
         """
         self = cls(spec.options["width"], spec.options["seed"])
         self.labels, self.groups = list(spec.classes), list(spec.options["groups"])
+        self.rows = spec.options["rows"]
         self._map = random_map(width, self.width, self.seed)
         self.targets = tensors["targets"].clone()
         lower = torch.ones(2 * (len(self.targets),), dtype=torch.bool).tril()

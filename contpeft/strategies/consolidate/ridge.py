@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from torch import Tensor
 
 from contpeft.adapters import RidgeStatistics
 from contpeft.spec import Version
@@ -23,7 +26,8 @@ class GatherRidge(OverNamed):
     Attributes:
         width: how many random features, ``M``; 0 for ridge regression on the features themselves.
         seed: of the random features, the same for all tasks.
-        penalty: fixed, or None to choose it on held-out rows of each task, as the authors' code does.
+        penalty: fixed; or how it is chosen after each task: ``"gcv"`` by generalised cross-validation over
+            the rows of all tasks, ``"held-out"`` on a fifth of the task's own, as the authors' code does.
         calibrate: whether scores get a temperature, measured on the task's rows, each left out. It changes no
             answer of its own, and counts where several heads answer together.
         over: whose features.
@@ -37,7 +41,7 @@ class GatherRidge(OverNamed):
 
     width: int = 2000
     seed: int = 0
-    penalty: float | None = None
+    penalty: float | Literal["gcv", "held-out"] = "gcv"
     calibrate: bool = field(default=False, metadata={LATER: True})
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
@@ -47,11 +51,16 @@ class GatherRidge(OverNamed):
         if last is not None:
             sums = RidgeStatistics.from_stored(*last, width=features.shape[1])
         sums.update(features, data.labels, group=context.step)
-        penalty = self.penalty
-        if penalty is None:
-            penalty = sums.held_out_penalty(features, data.labels)
+        penalty = self._penalty(sums, features, data.labels)
         temperature = 1.0
         if self.calibrate:
             temperature = sums.temperature(features, data.labels, context.step, penalty)
         spec = sums.spec(penalty, self.told(context), temperature)
         return (self.register(context, _RULE, sums.tensors(penalty), spec),)
+
+    def _penalty(self, sums: RidgeStatistics, features: Tensor, labels: Sequence[str]) -> float:
+        if self.penalty == "gcv":
+            return sums.gcv_penalty()
+        if self.penalty == "held-out":
+            return sums.held_out_penalty(features, labels)
+        return self.penalty

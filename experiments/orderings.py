@@ -4,7 +4,8 @@ usage: python experiments/orderings.py [--out build/results]
 
 Every line compares two ways on one stream, seed by seed. An asserted one must hold by its margin in the mean
 of the paired differences, or the exit code is 1; the others are told only: papers disagree on them. With the
-mean comes half of its 95 % interval over seeds (Student's t), where there are several.
+mean comes half of its 95 % interval over seeds (Student's t), where there are several. ``margins.md`` in OUT
+gets how far statistics that follow an adapter are above joint training and the frozen bounds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from records import Record, Results
-from tables import interval
+from tables import interval, shown
 
 TIL, CIL = "task_aware", "all_classes"
 
@@ -93,6 +94,17 @@ def task_known(stream: str) -> tuple[Ordering, ...]:
     )
 
 
+FOLLOWING = ("drift-layers", "drift-ranpac")
+UNTOLD = ("clinc150", "newsgroups", "fashion-mnist", "wordnet")
+BOUNDS = {
+    "joint training": "joint",
+    "frozen class means": "frozen: class-means",
+    "heads on frozen features": "frozen-heads",
+    "frozen LDA": "frozen: lda",
+    "frozen RanPAC": "ranpac-frozen",
+    "LDA of four frozen layers": "frozen-layers: lda",
+    "RanPAC of four frozen layers": "ranpac-layers",
+}
 _MAIN = "cl-benchmark"
 ORDERINGS: tuple[Ordering, ...] = (
     *(each for stream in (_MAIN, f"{_MAIN}-order-2", f"{_MAIN}-order-3") for each in task_known(stream)),
@@ -113,23 +125,16 @@ ORDERINGS: tuple[Ordering, ...] = (
         Ordering(
             f"{way} is above {claim}, without rows and task ids", stream, CIL, way, bound, asserted=False
         )
-        for way in ("drift-layers", "drift-ranpac")
-        for stream in ("clinc150", "wordnet", "newsgroups", "fashion-mnist")
-        for claim, bound in (
-            ("joint training", "joint"),
-            ("frozen class means", "frozen: class-means"),
-            ("heads on frozen features", "frozen-heads"),
-            ("frozen LDA", "frozen: lda"),
-            ("frozen RanPAC", "ranpac-frozen"),
-            ("LDA of four frozen layers", "frozen-layers: lda"),
-            ("RanPAC of four frozen layers", "ranpac-layers"),
-        )
+        for way in FOLLOWING
+        for stream in UNTOLD
+        for claim, bound in BOUNDS.items()
     ),
 )
 
 
 def main(out: Path) -> int:
-    """Prints every ordering with what was measured; returns the exit code."""
+    """Prints every ordering with what was measured and writes the page of margins; returns the exit code."""
+    write_margins(out)
     failed = 0
     for each in ORDERINGS:
         differences = paired(Results(out / f"{each.stream}.json").records, each)
@@ -144,6 +149,20 @@ def main(out: Path) -> int:
         verdict = "holds" if holds else "FAILS" if each.asserted else "does not hold"
         print(f"{verdict:12}  {each.claim} ({each.stream}): {mean:+.1f}{spread} points, by seed {told}")
     return 1 if failed else 0
+
+
+def write_margins(out: Path) -> None:
+    """Writes how far statistics that follow an adapter are above each bound, without task ids."""
+    lines = [f"| points above | {' | '.join(BOUNDS)} | seeds |", f"|{' --- |' * (len(BOUNDS) + 2)}"]
+    for stream in UNTOLD:
+        records = Results(out / f"{stream}.json").records
+        for way in FOLLOWING:
+            margins = [paired(records, Ordering("", stream, CIL, way, bound)) for bound in BOUNDS.values()]
+            if any(margins):
+                seeds = len({each.seed for each in records if each.way == way})
+                cells = [shown([value / 100 for value in each]) for each in margins]
+                lines.append(f"| `{way}`, {stream} | {' | '.join(cells)} | {seeds} |")
+    (out / "margins.md").write_text("\n".join(lines) + "\n")
 
 
 def paired(records: Sequence[Record], each: Ordering) -> list[float]:

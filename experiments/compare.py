@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,10 @@ class Setting:
             document["stream"]["validation"] = self.validation
         return parse_experiment(document | changes, str(self.file))
 
-    def digest(self, experiment: Experiment) -> str:
-        """Returns a digest of everything but the recipes and the seed."""
-        return json_digest(experiment.identity() | {"name": self.file.stem, "seed": None})
+    def digests(self, experiment: Experiment) -> dict[str, tuple[str, str]]:
+        """Returns, by way, the digest of its recipe and that of everything else but the seed."""
+        settings = json_digest(experiment.identity() | {"name": self.file.stem, "seed": None})
+        return {way: (recipe_digest(recipe), settings) for way, recipe in experiment.recipes.items()}
 
 
 def main(told: argparse.Namespace) -> None:
@@ -86,14 +87,15 @@ def main(told: argparse.Namespace) -> None:
             continue
         results = Results(told.out / f"{file.stem}.json")
         order = order_of(file)
-        rates = tuned_rates(file)
-        chosen = {way: rates.get(way, 1.0) for way in order if way in (told.ways or order)}
+        rates = {way: 1.0 for way in order} | tuned_rates(file)
+        drop_stale(results, file, rates, told.store)
         for seed in told.seeds:
-            for rate in dict.fromkeys(chosen.values()):
-                ways = [way for way in chosen if chosen[way] == rate]
+            for rate in dict.fromkeys(rates.values()):
+                ways = [way for way in order if way in (told.ways or order) and rates[way] == rate]
                 run_missing(results, Setting(file, seed, rate), ways, told.store)
-        write_page(results, order)
-        write_picture(results, order)
+        if results.records:
+            write_page(results, order)
+            write_picture(results, order)
     if told.publish:
         write_packaged(told.out)
 
@@ -111,12 +113,24 @@ def tuned_rates(file: Path) -> dict[str, float]:
     return {way: each["rate"] for way, each in told.get(file.stem, {}).items()}
 
 
+def drop_stale(
+    results: Results, file: Path, rates: Mapping[str, float], store: Path, share: float | None = None
+) -> None:
+    """Takes out what was measured when a way or the file's settings were others, and tells of which ways."""
+    wanted: dict[str, tuple[str, str]] = {}
+    for rate in set(rates.values()):
+        setting = Setting(file, 0, rate, share)
+        digests = setting.digests(setting.experiment(store))
+        wanted |= {way: digests[way] for way in rates if rates[way] == rate}
+    if dropped := results.retain(wanted):
+        print(f"{results.path.stem}: what was measured otherwise is dropped: {', '.join(sorted(dropped))}")
+
+
 def run_missing(results: Results, setting: Setting, ways: Iterable[str], store: Path) -> None:
     """Runs the ways that have no record yet, in one run that shares their fits."""
     experiment = setting.experiment(store)
-    settings = setting.digest(experiment)
-    digests = {way: recipe_digest(experiment.recipes[way]) for way in ways}
-    missing = [way for way, digest in digests.items() if not results.has(way, setting.seed, digest, settings)]
+    digests = setting.digests(experiment)
+    missing = [way for way in ways if not results.has(way, setting.seed, *digests[way])]
     if not missing:
         return
 
@@ -125,20 +139,18 @@ def run_missing(results: Results, setting: Setting, ways: Iterable[str], store: 
             print(f"{setting.name}: {at.way}, {at.task}", flush=True)
         if at.phase in ("finished", "kept") and at.step == at.steps - 1:
             found = collect(AdapterStore(experiment.store), experiment.name)
-            results.add(records_of(setting.file.stem, found, at.way, digests[at.way], settings, setting.rate))
+            results.add(records_of(setting, found, at.way, *digests[at.way]))
 
     run_experiment(experiment.only(*missing), record_finished)
 
 
-def records_of(
-    stream: str, run: RunResult, way: str, recipe: str, settings: str, rate: float
-) -> list[Record]:
+def records_of(setting: Setting, run: RunResult, way: str, recipe: str, settings: str) -> list[Record]:
     """Returns a record for each answer and protocol of a way."""
     own = [row for row in run.lineage if row.way == way]
     tasks = len(run.tasks)
     return [
         Record(
-            stream=stream,
+            stream=setting.file.stem,
             scenario=run.scenario,
             way=way,
             answer=each.answer,
@@ -150,7 +162,7 @@ def records_of(
             seconds=round(each.seconds or 0.0, 1),
             parameters=sum(row.parameters for row in own) / tasks,
             bytes=sum(row.bytes for row in own) / tasks,
-            rate=rate,
+            rate=setting.rate,
         )
         for each in run.ways
         if each.way == way

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,10 +65,23 @@ class Results:
         added = list(new)
         replaced = {(each.way, each.seed) for each in added}
         # Read anew: another process may have measured other ways meanwhile.
-        kept = [each for each in self._read() if (each.way, each.seed) not in replaced]
-        self.records = sorted(
-            [*kept, *added], key=lambda each: (each.seed, each.way, each.protocol, each.answer)
-        )
+        self._write([*added, *(each for each in self._read() if (each.way, each.seed) not in replaced)])
+
+    def retain(self, wanted: Mapping[str, tuple[str, str]]) -> set[str]:
+        """Takes out what was measured of other recipes or with other settings, and returns the ways of it.
+
+        Args:
+            wanted: the digests of recipe and settings, by way.
+        """
+        found = self._read()
+        kept = [each for each in found if wanted.get(each.way) == (each.recipe, each.settings)]
+        dropped = {each.way for each in found if each not in kept}
+        if dropped:
+            self._write(kept)
+        return dropped
+
+    def _write(self, records: Iterable[Record]) -> None:
+        self.records = sorted(records, key=lambda each: (each.seed, each.way, each.protocol, each.answer))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")  # whoever is killed while writing leaves the old file
         partial.write_text(json.dumps([asdict(each) for each in self.records], indent=1) + "\n")

@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from compare import Setting, lacking, run_missing
+from compare import Setting, drop_stale, lacking, run_missing
 from records import Results, headline
 
 from contpeft.cli.quiet import quiet_libraries
@@ -37,6 +37,7 @@ def main(told: argparse.Namespace) -> None:
         measured: dict[float, dict[str, float]] = {}
         for rate in RATES:
             results = Results(told.out / "tuning" / f"{file.stem}-rate-{rate:g}.json")
+            drop_stale(results, file, dict.fromkeys(recipes, rate), told.store, SHARE)
             run_missing(results, Setting(file, SEED, rate, SHARE), ways, told.store)
             measured[rate] = accuracies(results)
         write_chosen(file, measured)

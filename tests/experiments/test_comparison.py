@@ -66,6 +66,16 @@ def test_records_are_kept_and_replaced(tmp_path: Path) -> None:
     assert not again.has("a", 0, "new", "y")
 
 
+def test_what_was_measured_otherwise_is_taken_out(tmp_path: Path) -> None:
+    results = records.Results(tmp_path / "s.json")
+    results.add([record("a", 0, 0.5), record("a", 1, 0.5, settings="y"), record("b", 0, 0.6)])
+    assert results.retain({"a": ("r", "x"), "b": ("r", "x")}) == {"a"}
+    assert [(each.way, each.seed) for each in results.records] == [("a", 0), ("b", 0)]
+    assert results.retain({"a": ("other", "x"), "b": ("r", "x")}) == {"a"}
+    assert results.retain({"b": ("r", "x")}) == set()
+    assert records.Results(tmp_path / "s.json").records == results.records == [record("b", 0, 0.6)]
+
+
 def test_records_outlive_a_write_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = records.Results(tmp_path / "s.json")
     results.add([record("a", 0, 0.5)])
@@ -182,7 +192,9 @@ def write_stream(folder: Path, *ways: str) -> Path:
     return file
 
 
-def test_what_was_begun_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_begun_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = write_stream(tmp_path, "frozen")
     arguments = compare.argparse.Namespace(
@@ -194,8 +206,16 @@ def test_what_was_begun_is_not_measured_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(compare, "run_experiment", lambda _: pytest.fail("it was measured again"))
     compare.main(arguments)
     assert records.Results(Path("out/s.json")).records == first
-    file.write_text(file.read_text().replace("path: texts", "path: nowhere"))
+    assert "dropped" not in capsys.readouterr().out
+    whole = file.read_text()
+    file.write_text(whole.replace("path: texts", "path: nowhere"))
     compare.main(arguments)
+    assert records.Results(Path("out/s.json")).records == first
+    file.write_text(whole.replace("max_length: 8", "max_length: 9"))
+    arguments.ways = ["sequential"]
+    compare.main(arguments)
+    assert capsys.readouterr().out.endswith("s: what was measured otherwise is dropped: frozen\n")
+    assert records.Results(Path("out/s.json")).records == []
 
 
 def test_rates_are_chosen_on_rows_held_out_and_then_used(

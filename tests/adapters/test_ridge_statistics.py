@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,10 @@ def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(SpecError, match=r"^a penalty is chosen from rows, and none were added$"):
         RidgeStatistics().gcv_penalty()
     few = gathered(sample(0, 3, "ab"))
+    told = few.spec(1.0)
+    uncounted = replace(told, options={key: told.options[key] for key in told.options if key != "rows"})
+    with pytest.raises(SpecError, match=r"^these sums do not tell of how many rows they are; gather them"):
+        RidgeStatistics.from_stored(uncounted, few.tensors(1.0), WIDTH)
     for penalty in (0.0, -1.0):
         with pytest.raises(
             SpecError, match=rf"^ridge regression has no solution at a penalty of {penalty:g};"

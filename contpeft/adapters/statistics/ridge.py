@@ -195,7 +195,12 @@ class RidgeStatistics(Gathered):
             spec: the version's head.
             tensors: its tensors.
             width: of the features, ``d``.
+
+        Raises:
+            SpecError: if the version does not tell how many rows its sums are of.
         """
+        if "rows" not in spec.options:
+            raise SpecError("these sums do not tell of how many rows they are; gather them anew")
         self = cls(spec.options["width"], spec.options["seed"])
         self.labels, self.groups = list(spec.classes), list(spec.options["groups"])
         self.rows = spec.options["rows"]

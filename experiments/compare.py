@@ -199,7 +199,7 @@ def write_packaged(out: Path) -> None:
                 and each.numbers["acc"] is not None
             ]
             if chosen:
-                acc = tuple(round(each.numbers["acc"] or 0.0, 4) for each in chosen)
+                acc = {each.seed: round(each.numbers["acc"] or 0.0, 4) for each in chosen}
                 scenario: Any = chosen[0].scenario
                 rows.append(Measured(path.stem, scenario, way, answer, acc).to_json())
     PACKAGED.write_text("[\n" + ",\n".join(json.dumps(each) for each in rows) + "\n]\n" if rows else "[]\n")

@@ -24,28 +24,33 @@ class Measured:
         scenario: what was known about a row's task.
         way: the recipe.
         answer: which of its answers; ``"main"`` is what it is known for.
-        acc: mean accuracy over all tasks at the end, one for each seed, 0 to 1.
+        acc: mean accuracy over all tasks at the end, 0 to 1, by seed.
     """
 
     stream: str
     scenario: Scenario
     way: str
     answer: str
-    acc: tuple[float, ...]
+    acc: Mapping[int, float]
 
-    @property
-    def mean(self) -> float:
-        """The mean over seeds."""
-        return fmean(self.acc)
+    def above(self, other: Measured) -> float | None:
+        """Returns by how much it is above another answer of the stream, the mean over the seeds both have.
+
+        None without such a seed: another seed is another draw of rows and order, which counts for more than
+        what lies between two ways.
+        """
+        both = self.acc.keys() & other.acc.keys()
+        return fmean(self.acc[seed] - other.acc[seed] for seed in both) if both else None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Measured:
         """Returns the row that :meth:`to_json` wrote."""
-        return cls(value["stream"], value["scenario"], value["way"], value["answer"], tuple(value["acc"]))
+        acc = {int(seed): acc for seed, acc in value["acc"].items()}
+        return cls(value["stream"], value["scenario"], value["way"], value["answer"], acc)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as JSON."""
-        return {**vars(self), "acc": list(self.acc)}
+        return {**vars(self), "acc": {str(seed): acc for seed, acc in self.acc.items()}}
 
 
 @cache

@@ -86,14 +86,17 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
 
 
 def _advice(row: RecipeRow, scenario: Scenario, table: Sequence[Measured]) -> Advice:
-    here = [each for each in table if each.scenario == scenario]
-    joint = {each.stream: each.mean for each in here if each.way == "joint" and each.answer == "main"}
-    own = {stream: acc for stream in joint if (acc := _known_for(row.name, stream, here)) is not None}
-    gap = 100 * fmean(own[stream] - joint[stream] for stream in own) if own else None
-    return Advice(row.name, row.what, row.growth, gap, tuple(own))
+    joint = {each.stream: each for each in table if each.way == "joint" and each.answer == "main"}
+    found = {
+        stream: _gap([each for each in table if (each.way, each.stream) == (row.name, stream)], bound)
+        for stream, bound in joint.items()
+        if bound.scenario == scenario
+    }
+    gaps = {stream: gap for stream, gap in found.items() if gap is not None}
+    return Advice(row.name, row.what, row.growth, 100 * fmean(gaps.values()) if gaps else None, tuple(gaps))
 
 
-def _known_for(way: str, stream: str, table: Sequence[Measured]) -> float | None:
-    """Returns the accuracy of a way's main answer; of its best one where none is the main one."""
-    found = {each.answer: each.mean for each in table if (each.way, each.stream) == (way, stream)}
-    return found.get("main", max(found.values(), default=None))
+def _gap(answers: Sequence[Measured], bound: Measured) -> float | None:
+    """Returns how far a way's main answer is above a bound; its best one where none is the main one."""
+    gaps = {each.answer: gap for each in answers if (gap := each.above(bound)) is not None}
+    return gaps.get("main", max(gaps.values(), default=None))

@@ -167,7 +167,7 @@ def test_the_packaged_table_has_recipes_as_they_are_today_alone(
     )
     compare.write_packaged(tmp_path / "out")
     packaged = json.loads((tmp_path / "packaged.json").read_text())
-    assert [(row["way"], row["acc"]) for row in packaged] == [("er", [0.6124, 0.7])]
+    assert [(row["way"], row["acc"]) for row in packaged] == [("er", {"0": 0.6124, "1": 0.7})]
     compare.write_packaged(tmp_path / "empty")
     assert json.loads((tmp_path / "packaged.json").read_text()) == []
 

@@ -88,14 +88,14 @@ def test_a_recipe_is_made_of_parts_not_of_their_options() -> None:
 
 def table() -> list[Measured]:
     def rows(stream: str, **acc: float) -> list[Measured]:
-        return [Measured(stream, "class-incremental", way, "main", (value,)) for way, value in acc.items()]
+        return [Measured(stream, "class-incremental", way, "main", {0: value}) for way, value in acc.items()]
 
     return [
         *rows("one", joint=0.9, isolated=0.85, sequential=0.5),
         *rows("two", joint=0.8, isolated=0.82),
-        Measured("one", "class-incremental", "frozen", "lda", (0.88,)),
-        Measured("one", "class-incremental", "frozen", "class-means", (0.80,)),
-        Measured("far", "task-incremental", "sequential", "main", (0.99,)),
+        Measured("one", "class-incremental", "frozen", "lda", {0: 0.88}),
+        Measured("one", "class-incremental", "frozen", "class-means", {0: 0.80}),
+        Measured("far", "task-incremental", "sequential", "main", {0: 0.99}),
     ]
 
 
@@ -111,12 +111,21 @@ def test_the_nearest_to_joint_training_comes_first() -> None:
 
 
 def test_a_recipe_is_known_for_its_main_answer() -> None:
-    main = Measured("one", "class-incremental", "sequential", "main", (0.5,))
-    other = Measured("one", "class-incremental", "sequential", "before-merge", (0.7,))
-    joint = Measured("one", "class-incremental", "joint", "main", (0.9,))
+    main = Measured("one", "class-incremental", "sequential", "main", {0: 0.5})
+    other = Measured("one", "class-incremental", "sequential", "before-merge", {0: 0.7})
+    joint = Measured("one", "class-incremental", "joint", "main", {0: 0.9})
     for rows in ([joint, main, other], [joint, other, main]):
         (found,) = [each for each in recommend(Facts(), rows) if each.name == "sequential"]
         assert found.gap == pytest.approx(-40.0)
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    joint = Measured("one", "class-incremental", "joint", "main", {0: 0.9, 1: 0.5, 2: 0.6})
+    better = Measured("one", "class-incremental", "sequential", "main", {1: 0.6, 2: 0.8, 3: 0.1})
+    apart = Measured("one", "class-incremental", "isolated", "main", {3: 0.9})
+    found = {each.name: each.gap for each in recommend(Facts(), [joint, better, apart])}
+    assert found["sequential"] == pytest.approx(15.0)
+    assert found["isolated"] is None
 
 
 def test_facts_rule_recipes_out() -> None:
@@ -136,4 +145,4 @@ def test_facts_rule_recipes_out() -> None:
 
 def test_the_packaged_table_is_of_recipes_that_exist() -> None:
     assert {row.way for row in measured()} <= set(RECIPES)
-    assert all(0 <= value <= 1 for row in measured() for value in row.acc)
+    assert all(0 <= value <= 1 for row in measured() for value in row.acc.values())

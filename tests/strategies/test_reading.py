@@ -15,8 +15,8 @@ from contpeft.strategies import (
     Anchored,
     Cosine,
     Each,
+    FollowStatistics,
     FromLast,
-    GatherRidge,
     GatherStatistics,
     MergeOn,
     OrthogonalSubspace,
@@ -251,9 +251,9 @@ def test_every_part_can_be_named() -> None:
 
 
 def test_a_value_that_parts_got_later_leaves_earlier_digests_as_they_were() -> None:
-    def digest(part: GatherRidge) -> str:
-        return recipe_digest(replace(find_recipe("ranpac-frozen"), consolidate=part))
-
+    recipe = find_recipe("drift-lda")
+    assert isinstance(recipe.consolidate, FollowStatistics)
     # As runs have recorded it before there was anything to calibrate.
-    assert digest(GatherRidge()).startswith("b6546f28")
-    assert digest(GatherRidge(calibrate=True)) != digest(GatherRidge())
+    assert recipe_digest(recipe).startswith("77c2a868")
+    calibrated = replace(recipe, consolidate=replace(recipe.consolidate, calibrate=True))
+    assert recipe_digest(calibrated) != recipe_digest(recipe)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,7 @@ class Setting:
 def main(told: argparse.Namespace) -> None:
     """Runs what is missing, way after way, and writes the pages."""
     quiet_libraries()
-    for file in told.files:
-        if lacks := lacking(file):
-            print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
-            continue
+    for file in present(told.files):
         results = Results(told.out / f"{file.stem}.json")
         order = order_of(file)
         rates = {way: 1.0 for way in order} | tuned_rates(file)
@@ -98,6 +95,15 @@ def main(told: argparse.Namespace) -> None:
             write_picture(results, order)
     if told.publish:
         write_packaged(told.out)
+
+
+def present(files: Iterable[Path]) -> Iterator[Path]:
+    """Yields the files whose texts are there, and tells of the others."""
+    for file in files:
+        if lacks := lacking(file):
+            print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
+        else:
+            yield file
 
 
 def lacking(file: Path) -> str | None:

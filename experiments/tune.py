@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from compare import Setting, drop_stale, lacking, run_missing
+from compare import Setting, drop_stale, present, run_missing
 from records import Results, headline
 
 from contpeft.cli.quiet import quiet_libraries
@@ -28,12 +28,9 @@ SEED = 0
 def main(told: argparse.Namespace) -> None:
     """Runs what is missing and writes what was chosen."""
     quiet_libraries()
-    for file in told.files:
-        if lacks := lacking(file):
-            print(f"{file.stem}: left out, no folder {lacks}; the file's first lines tell how to make it")
-            continue
+    for file in present(told.files):
         recipes = load_experiment(file).recipes
-        ways = [way for way in told.ways or recipes if recipes[way].init.trains(0)]
+        ways = [way for way in recipes if way in (told.ways or recipes) and recipes[way].init.trains(0)]
         measured: dict[float, dict[str, float]] = {}
         for rate in RATES:
             results = Results(told.out / "tuning" / f"{file.stem}-rate-{rate:g}.json")

@@ -232,7 +232,10 @@ def test_rates_are_chosen_on_rows_held_out_and_then_used(
     assert set(told["frozen-heads"]["validation"]) == {"1", "0.3", "3"}
     rows = records.Results(Path("out/tuning/s-rate-3.json")).records
     assert {(each.way, each.rate, each.seed) for each in rows} == {("frozen-heads", 3.0, 0)}
-    held_out = compare.Setting(file, 0, 3.0, tune.SHARE).experiment(Path("store")).stream.build(0)
+    setting = compare.Setting(file, 0, 3.0, tune.SHARE)
+    experiment = setting.experiment(Path("store"))
+    assert {each.settings for each in rows} == {setting.digests(experiment)["frozen-heads"][1]}
+    held_out = experiment.stream.build(0)
     assert [(len(task.train.labels), len(task.test.labels)) for task in held_out] == [(10, 2), (10, 2)]
 
     run: list[tuple[str, float, float | None]] = []

@@ -94,8 +94,15 @@ def task_known(stream: str) -> tuple[Ordering, ...]:
     )
 
 
-FOLLOWING = ("drift-layers", "drift-ranpac")
-UNTOLD = ("clinc150", "newsgroups", "fashion-mnist", "wordnet")
+# Of each stream without task ids, what follows an adapter, and the pool of statistics without one.
+_TEXTS = (("drift-layers", "drift-tokens"), "pool-tokens")
+UNTOLD = {
+    "clinc150": _TEXTS,
+    "newsgroups": _TEXTS,
+    "fashion-mnist": (("drift-layers", "drift-pool"), "pool"),
+    "wordnet": _TEXTS,
+}
+POOL = "frozen pool"
 BOUNDS = {
     "joint training": "joint",
     "frozen class means": "frozen: class-means",
@@ -105,6 +112,13 @@ BOUNDS = {
     "LDA of four frozen layers": "frozen-layers: lda",
     "RanPAC of four frozen layers": "ranpac-layers",
 }
+
+
+def bounds(stream: str) -> dict[str, str]:
+    """Returns what the ways that follow an adapter are held against, by name."""
+    return BOUNDS | {POOL: UNTOLD[stream][1]}
+
+
 _MAIN = "cl-benchmark"
 ORDERINGS: tuple[Ordering, ...] = (
     *(each for stream in (_MAIN, f"{_MAIN}-order-2", f"{_MAIN}-order-3") for each in task_known(stream)),
@@ -125,9 +139,9 @@ ORDERINGS: tuple[Ordering, ...] = (
         Ordering(
             f"{way} is above {claim}, without rows and task ids", stream, CIL, way, bound, asserted=False
         )
-        for way in FOLLOWING
-        for stream in UNTOLD
-        for claim, bound in BOUNDS.items()
+        for stream, (following, _) in UNTOLD.items()
+        for way in following
+        for claim, bound in bounds(stream).items()
     ),
 )
 
@@ -153,11 +167,13 @@ def main(out: Path) -> int:
 
 def write_margins(out: Path) -> None:
     """Writes how far statistics that follow an adapter are above each bound, without task ids."""
-    lines = [f"| points above | {' | '.join(BOUNDS)} | seeds |", f"|{' --- |' * (len(BOUNDS) + 2)}"]
-    for stream in UNTOLD:
+    names = (*BOUNDS, POOL)
+    lines = [f"| points above | {' | '.join(names)} | seeds |", f"|{' --- |' * (len(names) + 2)}"]
+    for stream, (following, _) in UNTOLD.items():
         records = Results(out / f"{stream}.json").records
-        for way in FOLLOWING:
-            margins = [paired(records, Ordering("", stream, CIL, way, bound)) for bound in BOUNDS.values()]
+        for way in following:
+            held = bounds(stream).values()
+            margins = [paired(records, Ordering("", stream, CIL, way, bound)) for bound in held]
             if any(margins):
                 seeds = len({each.seed for each in records if each.way == way})
                 cells = [shown([value / 100 for value in each]) for each in margins]

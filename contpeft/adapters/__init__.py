@@ -38,16 +38,21 @@ from contpeft.adapters.statistics import (
     ClassStatistics,
     Drift,
     KeptFeatures,
+    LeftOut,
     RidgeStatistics,
     Rule,
     StatisticsHead,
     SubspacePrototypes,
+    TokenStatistics,
+    temperatures,
 )
+from contpeft.adapters.tokens import NO_TOKEN, reading_tokens
 from contpeft.adapters.tuners.adamix import adamix_consistency
 from contpeft.adapters.weight_gradients import weight_gradients
 
 __all__ = [
     "MOMENTS",
+    "NO_TOKEN",
     "RULES",
     "STATISTICS_RULES",
     "AdaptedModel",
@@ -62,6 +67,7 @@ __all__ = [
     "FrozenPrefix",
     "InputMoments",
     "KeptFeatures",
+    "LeftOut",
     "LinearHead",
     "LiveFactors",
     "Load",
@@ -74,6 +80,7 @@ __all__ = [
     "SingularDirections",
     "StatisticsHead",
     "SubspacePrototypes",
+    "TokenStatistics",
     "adamix_consistency",
     "build_head",
     "changed_modules",
@@ -97,12 +104,14 @@ __all__ = [
     "measure_moments",
     "method_names",
     "module_tree",
+    "reading_tokens",
     "routing_matrices",
     "serving_state",
     "shared_bases",
     "singular_directions",
     "state_from_peft",
     "stored_factors",
+    "temperatures",
     "tensor_items",
     "weight_gradients",
 ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from contpeft.adapters import AdaptedModel, Load, layer_features
+from contpeft.adapters import NO_TOKEN, AdaptedModel, Load, layer_features, reading_tokens
 from contpeft.adapters.gated import reading_rows
 from contpeft.errors import UnsupportedError
-from contpeft.spec import Base, Layers, Part, View
+from contpeft.spec import Base, Layers, Part, Tokens, View
 from contpeft.spec.identity import composition_key
 from contpeft.strategies.feature_cache import FeatureCache
 
@@ -135,11 +137,34 @@ class Features:
         Raises:
             BaseMismatchError: if a version was trained on another base model.
         """
-        found = [
-            self.base(inputs, digest) if isinstance(part, Base) else self._by(part, load, inputs, digest)
-            for part in parts
-        ]
+        found = [self._seen(part, load, inputs, digest) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+    def tokens(self, inputs: Sequence[Any], digest: str) -> Tensor:
+        """Returns the distinct tokens ``(n, L)`` of each row, on the CPU; -1 where a row has no more.
+
+        Args:
+            inputs: raw inputs.
+            digest: their content digest.
+
+        Raises:
+            UnsupportedError: if they are no texts.
+        """
+
+        def compute() -> Tensor:
+            classifier = as_classifier(self._adapted.module, "counting tokens")
+            with self._adapted.applied(Base()), reading_tokens(self._adapted.model) as read:
+                batches = self.batches(inputs, "counting tokens")
+                rows = [read(partial(classifier.encode, batch)).cpu() for batch in batches]
+            width = max(each.shape[1] for each in rows)
+            return torch.cat([F.pad(each, (0, width - each.shape[1]), value=NO_TOKEN) for each in rows])
+
+        return self._cache.of_base((f"tokens of {self._adapted.base.fingerprint}", digest), compute)
+
+    def _seen(self, part: View, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
+        if isinstance(part, Tokens):
+            return self.tokens(inputs, digest)
+        return self.base(inputs, digest) if isinstance(part, Base) else self._by(part, load, inputs, digest)
 
     def _by(self, part: Part | Layers, load: Load, inputs: Sequence[Any], digest: str) -> Tensor:
         whole, count = (part.of, part.last) if isinstance(part, Layers) else (part, 1)

@@ -8,7 +8,18 @@ from typing import Any, Final, Literal
 
 from contpeft.adapters import StatisticsHead
 from contpeft.errors import SpecError
-from contpeft.spec import Base, Concat, Drop, Layers, Part, Single, Version, View, features_from_json
+from contpeft.spec import (
+    Base,
+    Concat,
+    Drop,
+    Layers,
+    Part,
+    Single,
+    Tokens,
+    Version,
+    View,
+    features_from_json,
+)
 
 __all__ = ["OVER", "Over", "answering", "features_of", "read_by", "sources", "told_json"]
 
@@ -48,7 +59,7 @@ def answering(version: Version) -> Part | Concat:
     parts = tuple(map(features_from_json, told))
     if not parts:
         return Single(version.ref)
-    if len(parts) == 1 and not isinstance(parts[0], Base | Drop | Layers):
+    if len(parts) == 1 and not isinstance(parts[0], Base | Drop | Layers | Tokens):
         return replace(parts[0], head=version.ref)
     return Concat(parts, version.ref)
 

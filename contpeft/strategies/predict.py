@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ from contpeft.strategies.over import features_of, read_by
 from contpeft.strategies.sureness import joined_probabilities, likeliest, sureness
 
 __all__ = ["Answerer", "best_labels", "task_choice"]
+
+_HEADS: Final = 8
 
 Scored = tuple[Tensor, tuple[str, ...]]
 """Scores ``(n, C)``, and the label of each column."""
@@ -62,6 +65,7 @@ class Answerer:
         self._features = features
         self._temperature = temperature
         self._kept = kept
+        self._heads: OrderedDict[str, StatisticsHead] = OrderedDict()
 
     def predict(
         self, composition: Composition, inputs: Sequence[Any], digest: str, among: Sequence[str] | None = None
@@ -210,11 +214,16 @@ class Answerer:
         return head(self._features.through(asked, self._load, inputs, digest)), head.classes
 
     def _statistics_head(self, ref: str) -> StatisticsHead:
-        version, state = self._load(ref)
-        self._adapted.check_base(version)
-        if state.head is None or state.head.kind != "statistics":
-            raise SpecError(f"{version.ref} holds no class statistics; it cannot infer a class or a task")
-        return StatisticsHead(state.head, state.head_tensors())
+        if ref not in self._heads:
+            version, state = self._load(ref)
+            self._adapted.check_base(version)
+            if state.head is None or state.head.kind != "statistics":
+                raise SpecError(f"{version.ref} holds no class statistics; it cannot infer a class or a task")
+            # The same heads answer for one data set after another, and some cost a large system to solve.
+            self._heads[ref] = StatisticsHead(state.head, state.head_tensors())
+            if len(self._heads) > _HEADS:
+                self._heads.popitem(last=False)
+        return self._heads[ref]
 
 
 def best_labels(scores: Tensor, classes: Sequence[str], among: Sequence[str] | None, what: str) -> list[str]:

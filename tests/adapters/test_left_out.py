@@ -7,24 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from statistics_rows import rows
 from torch import Tensor
 
-from contpeft.adapters import ClassStatistics, RidgeStatistics, StatisticsHead
+from contpeft.adapters import ClassStatistics, RidgeStatistics, StatisticsHead, temperatures
 from contpeft.adapters.statistics.left_out import lda_left_out, ridge_left_out
-from contpeft.adapters.statistics.ridge import lift, random_map
+from contpeft.adapters.statistics.lifting import lift, random_map
 from contpeft.errors import SpecError
 from contpeft.metrics.calibration import best_temperature
 
 SHRINKAGE = 0.3
-
-
-def rows(seed: int, n: int, classes: int, width: int, noise: float = 1.0) -> tuple[Tensor, list[str]]:
-    """Returns features about a centre a class, and their labels."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, width, generator=generator, dtype=torch.float64)
-    labels = [n % classes for n in range(n)]
-    noises = noise * torch.randn(n, width, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(centres[labels] + noises, dim=1), ["abcdef"[each] for each in labels]
 
 
 def without(features: Tensor, labels: list[str], row: int) -> tuple[Tensor, list[str]]:
@@ -80,7 +72,7 @@ def test_the_temperature_is_right_for_rows_that_were_never_seen(kind: str) -> No
     sums = ClassStatistics() if kind == "lda" else RidgeStatistics(width=300)
     sums.update(features[seen], labels[seen], group=0)
     how = SHRINKAGE if kind == "lda" else 1.0
-    told = sums.temperature(features[seen], labels[seen], 0, how)
+    (told,) = temperatures([sums.left_out(features[seen], labels[seen], 0, how)])
     if isinstance(sums, ClassStatistics):
         head = StatisticsHead(sums.spec("lda", how), sums.tensors())
     else:
@@ -103,8 +95,10 @@ def test_a_temperature_divides_scores_and_changes_no_answer() -> None:
     assert warm.spec().options["temperature"] == 2.0
 
 
-def temperature(sums: ClassStatistics | RidgeStatistics, features: Tensor, labels: list[str]) -> float:
-    return sums.temperature(features, labels, 0, SHRINKAGE)
+def temperature(
+    sums: ClassStatistics | RidgeStatistics, features: Tensor, labels: list[str], group: int = 0
+) -> float:
+    return temperatures([sums.left_out(features, labels, group, SHRINKAGE)])[0]
 
 
 @pytest.mark.parametrize("kind", [ClassStatistics, RidgeStatistics])
@@ -135,16 +129,16 @@ def test_a_label_met_in_several_tasks_is_right_whichever_of_them_answers(
         apart.update(features[part], [f"{label}{group}" for label in labels[part]], group)
     whole = kind()
     whole.update(features, labels, 0)
-    told = several.temperature(features[300:], labels[300:], 3, SHRINKAGE)
-    assert told == pytest.approx(whole.temperature(features, labels, 0, SHRINKAGE), rel=0.6)
-    assert told < 0.9 * apart.temperature(features[300:], [f"{x}3" for x in labels[300:]], 3, SHRINKAGE)
+    told = temperature(several, features[300:], labels[300:], 3)
+    assert told == pytest.approx(temperature(whole, features, labels), rel=0.6)
+    assert told < 0.9 * temperature(apart, features[300:], [f"{x}3" for x in labels[300:]], 3)
 
 
 def test_rows_that_were_not_added_are_refused() -> None:
     features, labels = rows(5, 6, 2, 4)
     statistics = gathered(features, labels)
     with pytest.raises(SpecError, match=r"^no rows of 'a' were added as task 1; update with them first"):
-        statistics.temperature(features, labels, 1, SHRINKAGE)
+        statistics.left_out(features, labels, 1, SHRINKAGE)
     assert statistics.groups == [0, 0]
 
 
@@ -153,10 +147,10 @@ def test_a_penalty_without_a_solution_is_refused() -> None:
     sums = RidgeStatistics(width=20)
     sums.update(features, labels, group=0)
     with pytest.raises(SpecError, match=r"^ridge regression has no solution at a penalty of -1"):
-        sums.temperature(features, labels, 0, -1.0)
+        sums.left_out(features, labels, 0, -1.0)
 
 
 def test_a_covariance_without_an_inverse_is_refused() -> None:
     features, labels = rows(4, 2, 2, 12)[0][[0, 1, 0, 1]], ["a", "b", "a", "b"]
     with pytest.raises(SpecError, match=r"^LDA cannot be calibrated: the covariance is singular; shrink"):
-        gathered(features, labels).temperature(features, labels, 0, 0.0)
+        gathered(features, labels).left_out(features, labels, 0, 0.0)

@@ -14,7 +14,8 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from contpeft.adapters import RidgeStatistics, StatisticsHead
-from contpeft.adapters.statistics.ridge import PENALTIES, random_map
+from contpeft.adapters.statistics.lifting import random_map
+from contpeft.adapters.statistics.ridge import PENALTIES
 from contpeft.errors import SpecError
 from contpeft.spec import HeadSpec
 

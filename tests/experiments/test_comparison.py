@@ -143,12 +143,12 @@ def test_an_asserted_ordering_that_fails_is_an_error(
 
 
 def test_margins_are_of_pairs_with_one_seed(tmp_path: Path) -> None:
-    accuracies = {("drift-ranpac", 0): 0.8, ("drift-ranpac", 1): 0.9, ("joint", 0): 0.7, ("joint", 1): 0.8}
+    accuracies = {("drift-tokens", 0): 0.8, ("drift-tokens", 1): 0.9, ("joint", 0): 0.7, ("joint", 1): 0.8}
     told = [record(way, seed, acc) for (way, seed), acc in accuracies.items()]
     records.Results(tmp_path / "wordnet.json").add([*told, record("frozen", 1, 0.6, answer="lda")])
     orderings.write_margins(tmp_path)
     lines = (tmp_path / "margins.md").read_text().splitlines()
-    assert lines[2:] == ["| `drift-ranpac`, wordnet | 10.0 ± 0.0 | - | - | 30.0 | - | - | - | 2 |"]
+    assert lines[2:] == ["| `drift-tokens`, wordnet | 10.0 ± 0.0 | - | - | 30.0 | - | - | - | - | 2 |"]
 
 
 def test_the_packaged_table_has_recipes_as_they_are_today_alone(

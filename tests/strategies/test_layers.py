@@ -16,7 +16,7 @@ from contpeft.adapters import AdaptedModel, FrozenPrefix, PrefixCache, layer_fea
 from contpeft.errors import SpecError
 from contpeft.spec import AdapterSpec, Base, Concat, Layers, Parallel, Single, composition_from_json
 from contpeft.store import AdapterStore
-from contpeft.strategies import FollowStatistics, find_recipe
+from contpeft.strategies import find_recipe
 from contpeft.strategies.features import Features
 from contpeft.strategies.sureness import joined_probabilities
 
@@ -144,23 +144,6 @@ class TestTogether:
         product, labels = joined_probabilities(scores, [1.0, 1.0], by="product")
         expected = [labels[index] for index in product.argmax(1).tolist()]
         assert way.answerer().predict(main, data.inputs, data.digest) == expected
-
-    def test_drift_ranpac_multiplies_probabilities_that_are_calibrated(self, store: AdapterStore) -> None:
-        way = learnt(store, find_recipe("drift-ranpac"))
-        parts = {v.name.rsplit(".", 1)[-1]: v.head for v in way.history[-2:]}
-        assert set(parts) == {"lda-last-2-layers", "ridge-4-layers"}
-        # One-hot targets make no logits: without a temperature their softmax is next to even.
-        assert parts["ridge-4-layers"] is not None
-        assert parts["lda-last-2-layers"] is not None
-        assert parts["ridge-4-layers"].options["temperature"] < 0.5
-        assert parts["lda-last-2-layers"].options["temperature"] != 1
-        assert list(way.answers[-1]["main"].choices) == [way.answers[-1][name] for name in parts]
-
-    def test_only_lda_is_calibrated(self) -> None:
-        with pytest.raises(
-            SpecError, match=r"^rule 'oas' cannot leave rows out, so it is not calibrated; use"
-        ):
-            FollowStatistics("oas", calibrate=True)
 
     def test_its_statistics_are_of_the_layers_it_says(self, store: AdapterStore) -> None:
         way = learnt(store, find_recipe("drift-layers"))

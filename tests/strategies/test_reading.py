@@ -15,7 +15,6 @@ from contpeft.strategies import (
     Anchored,
     Cosine,
     Each,
-    FollowStatistics,
     FromLast,
     GatherStatistics,
     MergeOn,
@@ -251,9 +250,9 @@ def test_every_part_can_be_named() -> None:
 
 
 def test_a_value_that_parts_got_later_leaves_earlier_digests_as_they_were() -> None:
-    recipe = find_recipe("drift-lda")
-    assert isinstance(recipe.consolidate, FollowStatistics)
-    # As runs have recorded it before there was anything to calibrate.
-    assert recipe_digest(recipe).startswith("77c2a868")
-    calibrated = replace(recipe, consolidate=replace(recipe.consolidate, calibrate=True))
-    assert recipe_digest(calibrated) != recipe_digest(recipe)
+    recipe = find_recipe("ncm")
+    assert isinstance(recipe.consolidate, GatherStatistics)
+    # As runs have recorded it before features could be lifted.
+    assert recipe_digest(recipe).startswith("3d53f312")
+    lifted = replace(recipe, consolidate=replace(recipe.consolidate, width=100))
+    assert recipe_digest(lifted) != recipe_digest(recipe)

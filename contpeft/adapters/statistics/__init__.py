@@ -6,10 +6,12 @@ names a class, and its task: the same statistics classify and route.
 
 from contpeft.adapters.statistics.class_statistics import RULES, ClassStatistics, Rule
 from contpeft.adapters.statistics.drift import Drift
+from contpeft.adapters.statistics.gathering import LeftOut, temperatures
 from contpeft.adapters.statistics.head import STATISTICS_RULES, StatisticsHead, check_statistics
 from contpeft.adapters.statistics.kept import GATE, NEAREST, KeptFeatures
 from contpeft.adapters.statistics.ridge import RIDGE, RidgeStatistics
 from contpeft.adapters.statistics.subspaces import SUBSPACES, SubspacePrototypes
+from contpeft.adapters.statistics.tokens import TokenStatistics
 
 __all__ = [
     "GATE",
@@ -21,9 +23,12 @@ __all__ = [
     "ClassStatistics",
     "Drift",
     "KeptFeatures",
+    "LeftOut",
     "RidgeStatistics",
     "Rule",
     "StatisticsHead",
     "SubspacePrototypes",
+    "TokenStatistics",
     "check_statistics",
+    "temperatures",
 ]

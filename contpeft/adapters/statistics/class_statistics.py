@@ -1,6 +1,7 @@
 """Means, counts and one shared scatter: what the rules of Gaussians with one covariance need.
 
-One pass over each task, no old data. Features are scaled to unit length first. Everything is float64, so
+One pass over each task, no old data. Features are scaled to unit length first; lifted to random ones, these
+are too. Everything is float64, so
 that the order of tasks and the cutting into batches do not show.
 """
 
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from contpeft.adapters.statistics.drift import Drift
-from contpeft.adapters.statistics.gathering import Gathered, head_options
+from contpeft.adapters.statistics.gathering import Gathered, LeftOut, head_options, unit_length
 from contpeft.adapters.statistics.left_out import lda_left_out
+from contpeft.adapters.statistics.lifting import RandomFeatures
 from contpeft.errors import SpecError, suggest
-from contpeft.metrics.calibration import best_temperature
 from contpeft.spec import HeadSpec
 
 __all__ = ["RULES", "ClassStatistics", "Rule"]
@@ -31,6 +32,11 @@ class ClassStatistics(Gathered):
     Updated exactly from batches of any size (Chan, Golub and LeVeque 1983, "Algorithms for
     Computing the Sample Variance"). The same label met in two tasks keeps a mean per task.
 
+    Args:
+        width: to how many random features ``relu(Wr' f)`` the features are lifted first, as RanPAC does
+            (McDonnell et al. 2023, arXiv 2307.02251, section 3); 0 for the features themselves.
+        seed: of ``Wr``, which is not kept.
+
     Attributes:
         labels: label of each entry.
         groups: the task index of each entry.
@@ -39,11 +45,16 @@ class ClassStatistics(Gathered):
         scatter: ``(d, d)``, float64: sum over entries of ``(f - mean)(f - mean)'``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 0, seed: int = 0) -> None:
         super().__init__()
+        self._lift = RandomFeatures(width, seed)
         self.means = torch.empty(0, 0, dtype=torch.float64)
         self.counts = torch.empty(0, dtype=torch.float64)
         self.scatter = torch.empty(0, 0, dtype=torch.float64)
+
+    def _rows(self, features: Tensor) -> Tensor:
+        unit = unit_length(features)
+        return unit_length(self._lift(unit)) if self._lift.width else unit
 
     def _begin(self, width: int) -> None:
         self.means, self.scatter = self.means.new_zeros(0, width), self.means.new_zeros(width, width)
@@ -71,13 +82,11 @@ class ClassStatistics(Gathered):
         """Moves means and scatter to where their features are now."""
         self.means, self.scatter = drift.moved(self.means), drift.spread(self.scatter)
 
-    def temperature(self, features: Tensor, labels: Sequence[str], group: int, shrinkage: float) -> float:
-        """Returns the temperature at which LDA tells the rows of one task rightly, each row left out.
-
-        With one entry alone, or one row of each, it is 1.
+    def left_out(self, features: Tensor, labels: Sequence[str], group: int, shrinkage: float) -> LeftOut:
+        """Returns the scores that LDA gives rows that were added, each as if it had been left out.
 
         Args:
-            features: ``(n, d)``, rows that were added.
+            features: ``(n, d)``.
             labels: theirs; a row that is the only one of its label is passed over.
             group: index of their task.
             shrinkage: of the covariance.
@@ -85,13 +94,11 @@ class ClassStatistics(Gathered):
         Raises:
             SpecError: if the covariance cannot be inverted, or no row of a label was added.
         """
-        unit, entries = self._known(features, labels, group)
-        asked = [row for row, entry in enumerate(entries) if self.counts[entry] > 1]
-        if not asked or len(self.labels) == 1:
-            return 1.0
-        entries = [entries[row] for row in asked]
-        scores = lda_left_out(unit[asked], entries, self.means, self.counts, self.scatter, shrinkage)
-        return best_temperature(scores.numpy(), entries, self.labels)
+        unit, entries = self._several(features, labels, group)
+        if not entries:
+            return LeftOut.of_nothing(self.labels)
+        scores = lda_left_out(unit, entries, self.means, self.counts, self.scatter, shrinkage)
+        return LeftOut(scores, tuple(entries), tuple(self.labels))
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the statistics as named tensors; what is added later does not change them."""
@@ -124,13 +131,14 @@ class ClassStatistics(Gathered):
         if ridge <= 0:
             raise SpecError(f"a ridge of {ridge} keeps no covariance regular; give a positive one")
         told = {"lda": {"shrinkage": shrinkage}, "mahalanobis": {"ridge": ridge}}.get(rule, {})
-        options = {"rule": rule, "groups": list(self.groups), **told, **head_options(over, temperature)}
-        return HeadSpec("statistics", tuple(self.labels), options)
+        lifted = {"width": self._lift.width, "seed": self._lift.seed} if self._lift.width else {}
+        options = {"rule": rule, "groups": list(self.groups), **told, **lifted}
+        return HeadSpec("statistics", tuple(self.labels), options | head_options(over, temperature))
 
     @classmethod
     def from_stored(cls, spec: HeadSpec, tensors: Mapping[str, Tensor]) -> ClassStatistics:
         """Returns the statistics a version holds, to be updated further."""
-        self = cls()
+        self = cls(spec.options.get("width", 0), spec.options.get("seed", 0))
         self.labels, self.groups = list(spec.classes), list(spec.options["groups"])
         self.means, self.counts = tensors["means"].clone(), tensors["counts"].clone()
         self.scatter = tensors["scatter"].clone()

@@ -1,9 +1,11 @@
-"""What all statistics have in common: entries, and features of unit length."""
+"""What all statistics have in common: entries, features of unit length, rows left out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +13,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contpeft.errors import SpecError
+from contpeft.metrics.calibration import best_temperatures
 
-__all__ = ["Gathered", "head_options", "unit_length"]
+__all__ = ["Gathered", "LeftOut", "head_options", "temperatures", "unit_length"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What statistics say of rows they hold, each as if it had been left out.
+
+    Attributes:
+        scores: ``(n, C)``.
+        entries: of each row, its column.
+        labels: of each column.
+    """
+
+    scores: Tensor
+    entries: tuple[int, ...]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of_nothing(cls, labels: Sequence[str]) -> LeftOut:
+        """Returns what is said where no row can be left out."""
+        return cls(torch.zeros(0, len(labels), dtype=torch.float64), (), tuple(labels))
 
 
 class Gathered(ABC):
@@ -39,12 +62,12 @@ class Gathered(ABC):
             SpecError: if there are not as many labels as features, or these are of another width
                 than the ones before.
         """
-        unit = unit_length(features)
+        unit = self._rows(features)
         if len(labels) != len(unit):
             raise SpecError(f"class statistics need a label per feature, got {len(labels)} for {len(unit)}")
         if not self.labels:
             self._begin(unit.shape[1])
-        elif unit.shape[1] != self._width():
+        elif self._width() not in (None, unit.shape[1]):
             raise SpecError(f"class statistics are of features of width {self._width()}, got {unit.shape[1]}")
         self._take(unit, [self._entry(label, group) for label in labels])
 
@@ -59,19 +82,30 @@ class Gathered(ABC):
         return len(self.labels) - 1
 
     def _known(self, features: Tensor, labels: Sequence[str], group: int) -> tuple[Tensor, list[int]]:
-        """Returns rows that were added at unit length, and their entries."""
+        """Returns rows that were added as they are counted, and their entries."""
         entry = {key: n for n, key in enumerate(zip(self.labels, self.groups, strict=True))}
         if missing := [label for label in labels if (label, group) not in entry]:
             raise SpecError(f"no rows of {missing[0]!r} were added as task {group}; update with them first")
-        return unit_length(features), [entry[label, group] for label in labels]
+        return self._rows(features), [entry[label, group] for label in labels]
+
+    def _several(self, features: Tensor, labels: Sequence[str], group: int) -> tuple[Tensor, list[int]]:
+        """Returns the same of rows whose entry has others, so that it is not empty without one."""
+        rows, entries = self._known(features, labels, group)
+        counts = Counter(entries)
+        asked = [row for row, entry in enumerate(entries) if counts[entry] > 1]
+        return rows[asked], [entries[row] for row in asked]
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """Returns features as they are counted: here at unit length."""
+        return unit_length(features)
 
     @abstractmethod
     def _begin(self, width: int) -> None:
         """Starts with features of a width."""
 
     @abstractmethod
-    def _width(self) -> int:
-        """Returns the width of the features so far."""
+    def _width(self) -> int | None:
+        """Returns the width of the features so far; None where it may vary."""
 
     @abstractmethod
     def _open(self) -> None:
@@ -80,6 +114,20 @@ class Gathered(ABC):
     @abstractmethod
     def _take(self, unit: Tensor, entries: list[int]) -> None:
         """Adds unit-length features ``(n, d)``, the entry of each told."""
+
+
+def temperatures(told: Sequence[LeftOut]) -> tuple[float, ...]:
+    """Returns the temperatures at which statistics answer best together, on rows that each left out.
+
+    With one class alone, or without a row, they are 1.
+
+    Args:
+        told: what each says of the same rows.
+    """
+    first = told[0]
+    if not first.entries or len(first.labels) == 1:
+        return (1.0,) * len(told)
+    return best_temperatures([each.scores.numpy() for each in told], first.entries, first.labels)
 
 
 def unit_length(features: Tensor) -> Tensor:

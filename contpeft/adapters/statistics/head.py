@@ -13,6 +13,7 @@ from contpeft.adapters.statistics import scorers
 from contpeft.adapters.statistics.kept import GATE, NEAREST
 from contpeft.adapters.statistics.ridge import RIDGE
 from contpeft.adapters.statistics.subspaces import SUBSPACES
+from contpeft.adapters.statistics.tokens import TOKENS
 from contpeft.errors import SpecError, suggest
 from contpeft.spec import HeadSpec
 
@@ -24,6 +25,7 @@ class _Kind(NamedTuple):
 
     make: Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]
     tensors: frozenset[str]
+    tokens: bool = False
 
 
 _MOMENTS = frozenset({"counts", "means", "scatter"})
@@ -32,9 +34,10 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "lda": _Kind(scorers.lda, _MOMENTS),
     "mahalanobis": _Kind(scorers.Mahalanobis, _MOMENTS),
     "oas": _Kind(scorers.Mahalanobis, _MOMENTS),
-    RIDGE: _Kind(scorers.Lifted, frozenset({"gram", "targets", "weight"})),
+    RIDGE: _Kind(scorers.ridge, frozenset({"gram", "targets", "weight"})),
     GATE: _Kind(scorers.gate, frozenset({"bias", "entries", "features", "weight"})),
     NEAREST: _Kind(scorers.Nearest, frozenset({"entries", "features"})),
+    TOKENS: _Kind(scorers.TokenScores, frozenset({"counts", "tokens"}), tokens=True),
     SUBSPACES: _Kind(scorers.Subspaces, frozenset({"prototypes"})),
 }
 STATISTICS_RULES: Final = tuple(_KINDS)
@@ -51,6 +54,7 @@ class StatisticsHead(nn.Module):
     * ``"mahalanobis"``, ``"oas"``: minus the squared Mahalanobis distance to the class mean, the covariance
       with a ridge, or shrunk as far as its sample tells.
     * ``"ridge"``: ridge regression on random features (McDonnell et al. 2023, RanPAC).
+    * ``"tokens"``: naive Bayes over tokens (McCallum and Nigam 1998).
     * ``"gate"``: softmax regression over a few features kept of every class.
     * ``"nearest"``: the mean cosine to the nearest of these.
     * ``"subspaces"``: cosines to prototypes in the subspaces of all adapters (Zhou et al. 2024, EASE).
@@ -76,12 +80,16 @@ class StatisticsHead(nn.Module):
         self.classes = spec.classes
         self.groups = tuple(int(group) for group in spec.options["groups"])
         self.over: tuple[Mapping[str, Any], ...] = tuple(spec.options.get("over", ()))
-        self._scorer = _kind(spec).make(spec.options, tensors)
+        self._kind = _kind(spec)
+        self._scorer = self._kind.make(spec.options, tensors)
+        if "width" in spec.options and self._kind.tensors == _MOMENTS:
+            self._scorer = scorers.Lifted(spec.options, self._scorer, unit=True)
         self._temperature = float(spec.options.get("temperature", 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns scores ``(B, C)``, float64, of features ``(B, d)``."""
-        scores: Tensor = self._scorer(F.normalize(features.double(), dim=1))
+        """Returns scores ``(B, C)``, float64, of features ``(B, d)``, or of tokens ``(B, L)``."""
+        read = features.long() if self._kind.tokens else F.normalize(features.double(), dim=1)
+        scores: Tensor = self._scorer(read)
         return scores / self._temperature
 
     def of_groups(self, features: Tensor, normed: bool = False) -> Tensor:

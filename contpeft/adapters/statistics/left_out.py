@@ -78,5 +78,5 @@ def ridge_left_out(lifted: Tensor, entries: Sequence[int], factor: Tensor, targe
     """
     solved = torch.cholesky_solve(lifted.T, factor)
     share = (lifted * solved.T).sum(1, keepdim=True)
-    right = torch.nn.functional.one_hot(torch.tensor(entries), targets.shape[1]).to(targets)
+    right = torch.nn.functional.one_hot(torch.tensor(entries, dtype=torch.long), targets.shape[1]).to(targets)
     return (solved.T @ targets - share * right) / (1 - share)

@@ -6,7 +6,6 @@ arXiv 2307.02251, section 3 and algorithm 1.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.gathering import Gathered, head_options, unit_length
+from contpeft.adapters.statistics.gathering import Gathered, LeftOut, head_options, unit_length
 from contpeft.adapters.statistics.left_out import ridge_left_out
+from contpeft.adapters.statistics.lifting import RandomFeatures
 from contpeft.errors import SpecError
-from contpeft.metrics.calibration import best_temperature
 from contpeft.spec import HeadSpec
 
-__all__ = ["PENALTIES", "RIDGE", "RidgeStatistics", "lift", "random_map"]
+__all__ = ["PENALTIES", "RIDGE", "RidgeStatistics"]
 
 RIDGE: Final = "ridge"
 PENALTIES: Final = tuple(10.0**power for power in range(-8, 9))
@@ -48,27 +47,24 @@ class RidgeStatistics(Gathered):
 
     def __init__(self, width: int = 2000, seed: int = 0) -> None:
         super().__init__()
-        if width < 0:
-            raise SpecError(f"there are no {width} random features; give 1 or more, or 0 for none")
+        self._lift, self._features = RandomFeatures(width, seed), 0
         self.width, self.seed, self.rows = width, seed, 0
-        self._map = torch.empty(0, 0, dtype=torch.float64)
         self.gram = torch.empty(0, 0, dtype=torch.float64)
         self.targets = torch.empty(0, 0, dtype=torch.float64)
 
     def _begin(self, width: int) -> None:
-        self._map = random_map(width, self.width, self.seed)
-        lifted = self.width or width
+        self._features, lifted = width, self.width or width
         self.gram = self.gram.new_zeros(lifted, lifted)
         self.targets = self.gram.new_zeros(lifted, 0)
 
     def _width(self) -> int:
-        return len(self._map) if self.width else len(self.gram)
+        return self._features
 
     def _open(self) -> None:
         self.targets = torch.cat([self.targets, self.targets.new_zeros(len(self.targets), 1)], 1)
 
     def _take(self, unit: Tensor, entries: list[int]) -> None:
-        lifted = lift(unit, self._map)
+        lifted = self._lift(unit)
         self.rows += len(unit)
         self.gram += lifted.T @ lifted
         self.targets += lifted.T @ F.one_hot(torch.tensor(entries), len(self.labels)).double()
@@ -91,7 +87,7 @@ class RidgeStatistics(Gathered):
                 f"a penalty is chosen on held-out rows, there is {len(features)} row; fix it instead"
             )
         unit = unit_length(features)
-        lifted = lift(unit, random_map(unit.shape[1], self.width, self.seed))
+        lifted = self._lift(unit)
         known = sorted(set(labels))
         targets = F.one_hot(torch.tensor([known.index(each) for each in labels]), len(known)).double()
         rows = torch.randperm(len(lifted), generator=torch.Generator().manual_seed(self.seed))
@@ -127,13 +123,11 @@ class RidgeStatistics(Gathered):
         freedom = self.rows - float((values / (values + penalty)).sum())
         return self.rows * missed / freedom**2
 
-    def temperature(self, features: Tensor, labels: Sequence[str], group: int, penalty: float) -> float:
-        """Returns the temperature at which it tells the rows of one task rightly, each row left out.
-
-        With one entry alone, or one row of each, it is 1.
+    def left_out(self, features: Tensor, labels: Sequence[str], group: int, penalty: float) -> LeftOut:
+        """Returns the scores of rows that were added, each as if it had been left out.
 
         Args:
-            features: ``(n, d)``, the rows that were added.
+            features: ``(n, d)``.
             labels: theirs; a row that is the only one of its label is passed over.
             group: index of their task.
             penalty: of the classifier.
@@ -141,14 +135,11 @@ class RidgeStatistics(Gathered):
         Raises:
             SpecError: if the penalty leaves the system without a solution, or no row of a label was added.
         """
-        unit, entries = self._known(features, labels, group)
-        counts = Counter(entries)
-        asked = [row for row, entry in enumerate(entries) if counts[entry] > 1]
-        if not asked or len(self.labels) == 1:
-            return 1.0
-        entries = [entries[row] for row in asked]
-        scores = ridge_left_out(lift(unit[asked], self._map), entries, self._factor(penalty), self.targets)
-        return best_temperature(scores.numpy(), entries, self.labels)
+        unit, entries = self._several(features, labels, group)
+        if not entries:
+            return LeftOut.of_nothing(self.labels)
+        scores = ridge_left_out(self._lift(unit), entries, self._factor(penalty), self.targets)
+        return LeftOut(scores, tuple(entries), tuple(self.labels))
 
     def tensors(self, penalty: float) -> dict[str, Tensor]:
         """Returns the sums, and the classifier that solves ``(G + penalty I) W = Q``.
@@ -203,25 +194,12 @@ class RidgeStatistics(Gathered):
             raise SpecError("these sums do not tell of how many rows they are; gather them anew")
         self = cls(spec.options["width"], spec.options["seed"])
         self.labels, self.groups = list(spec.classes), list(spec.options["groups"])
-        self.rows = spec.options["rows"]
-        self._map = random_map(width, self.width, self.seed)
+        self.rows, self._features = spec.options["rows"], width
         self.targets = tensors["targets"].clone()
         lower = torch.ones(2 * (len(self.targets),), dtype=torch.bool).tril()
         half = torch.zeros(lower.shape, dtype=torch.float64).masked_scatter_(lower, tensors["gram"])
         self.gram = half + half.tril(-1).T
         return self
-
-
-def random_map(width: int, lifted: int, seed: int) -> Tensor:
-    """Returns ``Wr`` ``(width, lifted)``, standard normal, the same for a seed; empty if ``lifted`` is 0."""
-    return torch.randn(
-        width if lifted else 0, lifted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-
-
-def lift(unit: Tensor, drawn: Tensor) -> Tensor:
-    """Returns ``relu(f Wr)`` of unit-length features ``(n, d)``; these themselves if ``drawn`` is empty."""
-    return (unit @ drawn).relu() if drawn.numel() else unit
 
 
 def _errors(train: Tensor, targets: Tensor, held: Tensor, expected: Tensor) -> list[Tensor]:

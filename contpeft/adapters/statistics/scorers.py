@@ -9,10 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contpeft.adapters.statistics.ridge import lift, random_map
+from contpeft.adapters.statistics.lifting import RandomFeatures
+from contpeft.adapters.statistics.tokens import positions, token_scores, token_table
 from contpeft.errors import SpecError
 
-__all__ = ["Affine", "Lifted", "Mahalanobis", "Nearest", "Subspaces", "gate", "lda", "means", "oas_shrinkage"]
+__all__ = [
+    "Affine",
+    "Lifted",
+    "Mahalanobis",
+    "Nearest",
+    "Subspaces",
+    "TokenScores",
+    "gate",
+    "lda",
+    "means",
+    "oas_shrinkage",
+    "ridge",
+]
 
 Tensors = Mapping[str, Tensor]
 Options = Mapping[str, Any]
@@ -40,27 +53,46 @@ class Affine(nn.Module):
 
 
 class Lifted(nn.Module):
-    """``W relu(Wr' f)``, the classifier of RanPAC.
+    """Scores of random features ``relu(Wr' f)``.
 
     Args:
         options: ``width`` and ``seed`` of ``Wr``.
-        tensors: ``weight`` (C, M).
+        scorer: of the random features.
+        unit: whether these are scaled to unit length.
     """
 
-    weight: Tensor
-    drawn: Tensor
-
-    def __init__(self, options: Options, tensors: Tensors) -> None:
+    def __init__(self, options: Options, scorer: nn.Module, unit: bool) -> None:
         super().__init__()
-        self._width, self._seed = int(options["width"]), int(options["seed"])
-        self.register_buffer("weight", tensors["weight"].double(), persistent=False)
-        self.register_buffer("drawn", self.weight.new_empty(0, 0), persistent=False)
+        self._lift = RandomFeatures(int(options["width"]), int(options["seed"]))
+        self._scorer, self._unit = scorer, unit
 
     def forward(self, unit: Tensor) -> Tensor:
         """Returns scores ``(B, C)`` of unit-length features ``(B, d)``."""
-        if len(self.drawn) != unit.shape[1]:
-            self.drawn = random_map(unit.shape[1], self._width, self._seed).to(unit.device)
-        return F.linear(lift(unit, self.drawn), self.weight)
+        lifted = self._lift(unit)
+        scores: Tensor = self._scorer(F.normalize(lifted, dim=1) if self._unit else lifted)
+        return scores
+
+
+class TokenScores(nn.Module):
+    """Naive Bayes: the sum over a row's tokens of what each says of each class.
+
+    Args:
+        options: ``prior``.
+        tensors: ``tokens`` (S,), ``counts`` (C, S).
+    """
+
+    tokens: Tensor
+    table: Tensor
+
+    def __init__(self, options: Options, tensors: Tensors) -> None:
+        super().__init__()
+        table = token_table(tensors["counts"].double(), float(options["prior"]))
+        self.register_buffer("tokens", tensors["tokens"].long(), persistent=False)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns scores ``(B, C)`` of rows of distinct tokens ``(B, L)``."""
+        return token_scores(self.table, positions(self.tokens, rows))
 
 
 class Mahalanobis(nn.Module):
@@ -182,6 +214,12 @@ def lda(options: Options, tensors: Tensors) -> nn.Module:
             f"at shrinkage {shrinkage}; gather more examples, shrink more, or use the rule 'class-means'"
         )
     return Affine(rows.T, -0.5 * (rows.T * centres).sum(1))
+
+
+def ridge(options: Options, tensors: Tensors) -> nn.Module:
+    """Returns ``W relu(Wr' f)``, the classifier of RanPAC."""
+    weight = tensors["weight"].double()
+    return Lifted(options, Affine(weight, weight.new_zeros(len(weight))), unit=False)
 
 
 def gate(options: Options, tensors: Tensors) -> nn.Module:

@@ -1,7 +1,7 @@
 """How versions answer together, as a value with a digest."""
 
 from contpeft.spec.composition.choices import Parallel, Route, Surest
-from contpeft.spec.composition.concat import Concat, Layers, View
+from contpeft.spec.composition.concat import Concat, Layers, Tokens, View
 from contpeft.spec.composition.gated import Gated
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum, average
@@ -30,6 +30,7 @@ __all__ = [
     "Stack",
     "Sum",
     "Surest",
+    "Tokens",
     "View",
     "average",
     "composition_from_json",

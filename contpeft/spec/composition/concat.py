@@ -9,7 +9,7 @@ from contpeft.errors import SpecError
 from contpeft.spec.composition.parts import Base, Part
 from contpeft.spec.composition.value import Value
 
-__all__ = ["Concat", "Layers", "View"]
+__all__ = ["Concat", "Layers", "Tokens", "View"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,23 @@ class Layers(Value):
         return f"last {self.last} layers of {self.of}"
 
 
-View = Base | Part | Layers
+@dataclass(frozen=True)
+class Tokens(Value):
+    """The tokens of a text: no features that a model computes, but what it is given."""
+
+    def refs(self) -> tuple[str, ...]:
+        """Returns the versions this view needs: none."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the view as JSON."""
+        return {"type": "tokens"}
+
+    def __str__(self) -> str:
+        return "tokens"
+
+
+View = Base | Part | Layers | Tokens
 """What computes features of an input."""
 
 
@@ -60,9 +76,11 @@ class Concat(Value):
     head: str
 
     def __post_init__(self) -> None:
-        """Raises :class:`SpecError` if there are no features."""
+        """Raises :class:`SpecError` if there are no features, or some are tokens beside others."""
         if not self.parts:
             raise SpecError("features of nothing cannot be put side by side; give one part at least")
+        if len(self.parts) > 1 and Tokens() in self.parts:
+            raise SpecError("tokens are no features to be put beside others; let them answer together")
 
     @property
     def answering(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from contpeft.errors import SpecError, suggest
 from contpeft.spec.composition.choices import Parallel, Route, Surest
-from contpeft.spec.composition.concat import Concat, Layers, View
+from contpeft.spec.composition.concat import Concat, Layers, Tokens, View
 from contpeft.spec.composition.gated import Gated
 from contpeft.spec.composition.mixes import Arrow, Mix
 from contpeft.spec.composition.parts import Base, Drop, Fuse, Part, Single, Stack, Sum
@@ -51,13 +51,15 @@ def _single(value: Mapping[str, Any]) -> Single:
 
 
 def features_from_json(value: Mapping[str, Any]) -> View:
-    """Returns what computes features, from its JSON: the bare base, or what one head answers for, or layers.
+    """Returns what computes features, from JSON: the bare base, what one head answers for, layers, tokens.
 
     Raises:
         SpecError: if it is something else.
     """
     if value.get("type") == "layers":
         return Layers(_whole(value["of"]), int(value["last"]))
+    if value.get("type") == "tokens":
+        return Tokens()
     return _whole(value)
 
 

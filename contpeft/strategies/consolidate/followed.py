@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from contpeft.adapters import ClassStatistics, Drift, Rule
-from contpeft.errors import SpecError, UnsupportedError
+from torch import Tensor
+
+from contpeft.adapters import ClassStatistics, Drift, LeftOut, Rule
+from contpeft.errors import UnsupportedError
 from contpeft.spec import Version
-from contpeft.strategies.about import LATER, About
-from contpeft.strategies.consolidate.gathering import OverNamed
+from contpeft.strategies.about import About
+from contpeft.strategies.consolidate.gathering import OverNamed, Taken
 from contpeft.strategies.context import Context
 from contpeft.strategies.over import Over, sources
 
@@ -27,15 +29,10 @@ class FollowStatistics(OverNamed):
     solution, and one covariance for all classes.
 
     Attributes:
-        rule: of the classifier that is registered.
+        rule: of the classifier that is registered; ``"lda"`` to be pooled with others.
         shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
         drift_ridge: of the map, see :class:`contpeft.adapters.Drift`.
-        calibrate: whether scores get a temperature, measured on the task's rows, each left out. It changes no
-            answer of its own, and counts where several heads answer together.
         over: whose features; ``"last+base"`` puts those of the bare base beside, which never move.
-
-    Raises:
-        SpecError: if another rule than LDA is to be calibrated.
     """
 
     about: ClassVar[About] = About(
@@ -47,15 +44,21 @@ class FollowStatistics(OverNamed):
     rule: Rule = "lda"
     shrinkage: float = 0.2
     drift_ridge: float = 1.0
-    calibrate: bool = field(default=False, metadata={LATER: True})
     over: Over = field(default="last", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.calibrate and self.rule != "lda":
-            raise SpecError(f"rule {self.rule!r} cannot leave rows out, so it is not calibrated; use 'lda'")
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Takes the statistics along, adds the task's, and registers them.
+
+        Raises:
+            UnsupportedError: if the task trained no adapter to follow.
+        """
+        return (self.take(context, trained).register(1.0),)
+
+    def take(self, context: Context, trained: Version | None) -> Taken:
+        """Takes the statistics along and adds the task's.
+
+        What they say of rows left out leaves the adapter out too: it is told through that of the task before,
+        at the first through the bare base. Rows it was trained on lie closer to their means than others will.
 
         Raises:
             UnsupportedError: if the task trained no adapter to follow.
@@ -65,12 +68,27 @@ class FollowStatistics(OverNamed):
         data, now, last = self.data(context), self.features(context), self.last(context, self.rule)
         statistics = ClassStatistics() if last is None else ClassStatistics.from_stored(*last)
         if last is not None:
-            before = sources(self.over, context.adapters, self.layers)
-            read = context.features.through(before, context.load, data.inputs, data.digest)
-            statistics.follow(Drift.between(read, now, self.drift_ridge))
+            statistics.follow(Drift.between(self._before(context), now, self.drift_ridge))
         statistics.update(now, data.labels, group=context.step)
-        temperature = 1.0
-        if self.calibrate:
-            temperature = statistics.temperature(now, data.labels, context.step, self.shrinkage)
-        spec = statistics.spec(self.rule, self.shrinkage, over=self.told(context), temperature=temperature)
-        return (self.register(context, self.rule, statistics.tensors(), spec),)
+
+        def left_out() -> LeftOut:
+            earlier = ClassStatistics() if last is None else ClassStatistics.from_stored(*last)
+            rows = self._before(context)
+            earlier.update(rows, data.labels, group=context.step)
+            return earlier.left_out(rows, data.labels, context.step, self.shrinkage)
+
+        def register(temperature: float) -> Version:
+            spec = statistics.spec(
+                self.rule, self.shrinkage, over=self.told(context), temperature=temperature
+            )
+            return self.register(context, self.rule, statistics.tensors(), spec)
+
+        return Taken(left_out, register)
+
+    def _before(self, context: Context) -> Tensor:
+        """Returns the task's features ``(n, d)`` as they were before it was trained on."""
+        data, over = self.data(context), self.over if context.adapters else "base"
+        views = sources(over, context.adapters, self.layers)
+        if over != self.over:
+            views *= len(self.parts(context))
+        return context.features.through(views, context.load, data.inputs, data.digest)

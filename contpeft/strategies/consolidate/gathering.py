@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from contpeft.adapters import LeftOut
 from contpeft.spec import AdapterState, HeadSpec, Parent, Version, View
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.over import Over, sources, told_json
 
-__all__ = ["Gathering", "OverNamed"]
+__all__ = ["Expert", "Gathering", "OverNamed", "Taken"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Statistics that a task was added to, and that are not registered yet.
+
+    Attributes:
+        left_out: says what they tell of the task's rows, each left out of them.
+        register: registers them with a temperature.
+    """
+
+    left_out: Callable[[], LeftOut]
+    register: Callable[[float], Version]
+
+
+class Expert(Protocol):
+    """A part whose statistics can answer together with others."""
+
+    def take(self, context: Context, trained: Version | None) -> Taken:
+        """Adds the task to the statistics.
+
+        Args:
+            context: the task at hand.
+            trained: the adapter just registered, or None when nothing was trained.
+        """
+        ...
 
 
 @dataclass(frozen=True)

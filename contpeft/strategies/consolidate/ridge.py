@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from contpeft.adapters import RidgeStatistics
 from contpeft.spec import Version
-from contpeft.strategies.about import LATER, About
-from contpeft.strategies.consolidate.gathering import OverNamed
+from contpeft.strategies.about import About
+from contpeft.strategies.consolidate.gathering import OverNamed, Taken
 from contpeft.strategies.context import Context
 
 __all__ = ["GatherRidge"]
@@ -28,8 +28,6 @@ class GatherRidge(OverNamed):
         seed: of the random features, the same for all tasks.
         penalty: fixed; or how it is chosen after each task: ``"gcv"`` by generalised cross-validation over
             the rows of all tasks, ``"held-out"`` on a fifth of the task's own, as the authors' code does.
-        calibrate: whether scores get a temperature, measured on the task's rows, each left out. It changes no
-            answer of its own, and counts where several heads answer together.
         over: whose features.
     """
 
@@ -42,21 +40,25 @@ class GatherRidge(OverNamed):
     width: int = 2000
     seed: int = 0
     penalty: float | Literal["gcv", "held-out"] = "gcv"
-    calibrate: bool = field(default=False, metadata={LATER: True})
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Adds the task to the sums, solves, and registers both."""
+        return (self.take(context, trained).register(1.0),)
+
+    def take(self, context: Context, trained: Version | None) -> Taken:
+        """Adds the task to the sums and chooses the penalty."""
         data, last, features = self.data(context), self.last(context, _RULE), self.features(context)
         sums = RidgeStatistics(self.width, self.seed)
         if last is not None:
             sums = RidgeStatistics.from_stored(*last, width=features.shape[1])
         sums.update(features, data.labels, group=context.step)
         penalty = self._penalty(sums, features, data.labels)
-        temperature = 1.0
-        if self.calibrate:
-            temperature = sums.temperature(features, data.labels, context.step, penalty)
-        spec = sums.spec(penalty, self.told(context), temperature)
-        return (self.register(context, _RULE, sums.tensors(penalty), spec),)
+
+        def register(temperature: float) -> Version:
+            spec = sums.spec(penalty, self.told(context), temperature)
+            return self.register(context, _RULE, sums.tensors(penalty), spec)
+
+        return Taken(lambda: sums.left_out(features, data.labels, context.step, penalty), register)
 
     def _penalty(self, sums: RidgeStatistics, features: Tensor, labels: Sequence[str]) -> float:
         if self.penalty == "gcv":

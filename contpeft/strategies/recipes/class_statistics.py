@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from contpeft.adapters import Rule
-from contpeft.strategies.answers import Classify
-from contpeft.strategies.consolidate import GatherRidge, GatherStatistics, GatherSubspaces
+from contpeft.strategies.answers import Classify, ClassifyTogether
+from contpeft.strategies.consolidate import GatherRidge, GatherStatistics, GatherSubspaces, GatherTokens, Pool
+from contpeft.strategies.consolidate.gathering import Expert
 from contpeft.strategies.head import Cosine, Own
 from contpeft.strategies.init import FirstTask, Fresh, NoAdapter
 from contpeft.strategies.recipe import Recipe
 
-__all__ = ["CLASS_STATISTICS"]
+__all__ = ["CLASS_STATISTICS", "LAYERS_POOLED", "TOKENS_POOLED"]
 
 
 def _aper(rule: Rule, what: str) -> Recipe:
@@ -54,6 +56,23 @@ _RANPAC_LAYERS = replace(
     what="No adapter: ridge regression on random projections of the last four layers' features.",
 )
 
+LAYERS_POOLED: Final[tuple[Expert, ...]] = (
+    GatherStatistics(shrinkage=0.2, layers=4),
+    GatherStatistics(shrinkage=0.2, layers=4, width=2000),
+)
+"""LDA of four frozen layers, and of random features of them."""
+
+TOKENS_POOLED: Final[tuple[Expert, ...]] = (*LAYERS_POOLED, GatherTokens())
+"""The same, and naive Bayes over tokens."""
+
+_POOL = replace(
+    _NCM,
+    consolidate=Pool(LAYERS_POOLED),
+    answers=ClassifyTogether(),
+    what="No adapter: LDA of the last four layers' features and of random features of them, pooled.",
+    paper="Hayes and Kanan 2020, CVPR workshops; McDonnell et al. 2023, arXiv 2307.02251, section 3",
+)
+
 CLASS_STATISTICS: dict[str, Recipe] = {
     "ncm": _NCM,
     "aper": _aper("class-means", "class means"),
@@ -61,6 +80,12 @@ CLASS_STATISTICS: dict[str, Recipe] = {
     "ranpac": _RANPAC,
     "ranpac-frozen": _RANPAC_FROZEN,
     "ranpac-layers": _RANPAC_LAYERS,
+    "pool": _POOL,
+    "pool-tokens": replace(
+        _POOL,
+        consolidate=Pool(TOKENS_POOLED),
+        what="As pool, with naive Bayes over tokens pooled in: for texts.",
+    ),
     "ease": Recipe(
         init=Fresh(),
         head=Cosine(),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.strategies.answers import Classify, ClassifyTogether
-from contpeft.strategies.consolidate import FollowStatistics, GatherRidge, GatherStatistics, Then
+from contpeft.strategies.consolidate import FollowStatistics, GatherStatistics, Pool, Then
+from contpeft.strategies.consolidate.gathering import Expert
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import FromLast
 from contpeft.strategies.recipe import Recipe
+from contpeft.strategies.recipes.class_statistics import LAYERS_POOLED, TOKENS_POOLED
 
 __all__ = ["DRIFT"]
 
@@ -20,6 +22,8 @@ _DRIFT_LDA = Recipe(
     what="One adapter trained on and on; LDA of its features, taken along as they drift.",
     paper="after Gomez-Villa et al. 2024, arXiv 2407.08536, and Rypesc et al. 2024, arXiv 2409.18265",
 )
+
+_FOLLOWED: tuple[Expert, ...] = (FollowStatistics(layers=2),)
 
 DRIFT: dict[str, Recipe] = {
     "drift-lda": _DRIFT_LDA,
@@ -39,15 +43,16 @@ DRIFT: dict[str, Recipe] = {
         answers=ClassifyTogether(),
         what="As drift-lda over two layers, times LDA of four frozen ones: a product of experts.",
     ),
-    "drift-ranpac": replace(
+    "drift-pool": replace(
         _DRIFT_LDA,
-        consolidate=Then(
-            (
-                FollowStatistics(layers=2, calibrate=True),
-                GatherRidge(layers=4, calibrate=True),
-            )
-        ),
+        consolidate=Pool(_FOLLOWED + LAYERS_POOLED),
         answers=ClassifyTogether(),
-        what="As drift-lda over two layers, times RanPAC on four frozen ones, both calibrated.",
+        what="As drift-lda over two layers, pooled with LDA of four frozen ones and of random features.",
+    ),
+    "drift-tokens": replace(
+        _DRIFT_LDA,
+        consolidate=Pool(_FOLLOWED + TOKENS_POOLED),
+        answers=ClassifyTogether(),
+        what="As drift-pool, with naive Bayes over tokens pooled in: for texts.",
     ),
 }

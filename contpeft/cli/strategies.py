@@ -124,6 +124,7 @@ def recommend(
     shared_labels: Annotated[
         bool, typer.Option("--shared-labels", help="All tasks have the same labels.")
     ] = False,
+    texts: Annotated[bool, typer.Option("--texts/--no-texts", help="Rows are texts.")] = True,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many to name.")] = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +132,7 @@ def recommend(
     from contpeft.strategies.recommend import Facts
     from contpeft.strategies.recommend import recommend as advise
 
-    facts = Facts(task_id, old_data, constant, shared_labels)
+    facts = Facts(task_id, old_data, constant, shared_labels, texts)
     found = advise(facts)[:top]
     if as_json:
         print_json([each.to_json() for each in found])

@@ -19,11 +19,12 @@ __all__ = [
     "told",
 ]
 
-Need = Literal["examples", "features", "lora", "old data", "task id"]
+Need = Literal["examples", "features", "lora", "old data", "task id", "texts"]
 """What a part cannot do without.
 
 ``examples``: the task's raw training rows; ``features``: a module that shows its features; ``lora``: adapters
-of that method; ``old data``: rows of earlier tasks are kept; ``task id``: it is known when asked.
+of that method; ``old data``: rows of earlier tasks are kept; ``task id``: it is known when asked; ``texts``:
+rows that the model is given as tokens.
 """
 
 AN_ADAPTER: Final = "an adapter"

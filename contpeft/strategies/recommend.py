@@ -24,12 +24,14 @@ class Facts:
         old_data: whether rows of earlier tasks may be kept.
         constant: whether memory must not grow by an adapter, or by prompts, a task.
         shared_labels: whether all tasks have the same labels.
+        texts: whether rows are texts.
     """
 
     task_id: bool = False
     old_data: bool = False
     constant: bool = False
     shared_labels: bool = False
+    texts: bool = True
 
     @property
     def scenario(self) -> Scenario:
@@ -81,6 +83,7 @@ def _serves(row: RecipeRow, facts: Facts) -> bool:
         and not row.joint
         and (facts.task_id or "task id" not in row.needs)
         and (facts.old_data or "old data" not in row.needs)
+        and (facts.texts or "texts" not in row.needs)
         and not (facts.constant and GROWING.intersection(row.growth))
     )
 

@@ -135,6 +135,8 @@ def test_facts_rule_recipes_out() -> None:
     constant = {each.name for each in recommend(Facts(constant=True), table())}
     assert "isolated" not in constant
     assert {"sequential", "frozen"} <= constant
+    of_images = {each.name for each in recommend(Facts(texts=False), table())}
+    assert names - of_images == {"drift-tokens", "pool-tokens"}
     for facts in (Facts(), Facts(task_id=True), Facts(shared_labels=True)):
         for each in recommend(facts, table()):
             row = recipe_row(each.name)

@@ -30,7 +30,7 @@ class GatherTokens(Gathering):
     about: ClassVar[About] = About(
         paper="McCallum and Nigam 1998, AAAI workshop on learning for text categorization",
         growth="4 bytes a class and token met",
-        needs=frozenset({"examples"}),
+        needs=frozenset({"examples", "texts"}),
     )
 
     prior: float = 1000.0

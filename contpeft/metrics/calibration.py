@@ -109,7 +109,7 @@ def best_temperatures(
 
     Each head counts as much as it adds to the others: heads that err alike share one's weight, one that says
     nothing gets the hottest temperature. It is a logarithmic opinion pool whose weights need not sum to 1
-    (Genest and Zidek 1986, Combining probability distributions, section 3), fitted by maximum likelihood.
+    (Genest and Zidek 1986, Combining probability distributions), fitted by maximum likelihood.
 
     Args:
         scores: ``(n, C)`` of each head, logits of the same held-out rows and columns.

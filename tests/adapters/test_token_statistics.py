@@ -139,3 +139,11 @@ def test_a_temperature_divides_scores() -> None:
 def test_a_label_per_row_is_needed() -> None:
     with pytest.raises(SpecError, match=r"^class statistics need a label per feature, got 1 for 2"):
         gathered(torch.tensor([[1], [2]]), ["a"])
+
+
+@pytest.mark.parametrize("prior", [0.0, -1.0, float("nan")])
+def test_a_prior_is_positive(prior: float) -> None:
+    with pytest.raises(
+        SpecError, match=r"^a prior of .* tokens leaves unseen ones impossible; give more than 0"
+    ):
+        TokenStatistics(prior)

@@ -1,8 +1,8 @@
 """Means, counts and one shared scatter: what the rules of Gaussians with one covariance need.
 
-One pass over each task, no old data. Features are scaled to unit length first; lifted to random ones, these
-are too. Everything is float64, so
-that the order of tasks and the cutting into batches do not show.
+One pass over each task, no old data. Features are scaled to unit length first; where they are lifted to
+random ones, so are these. Everything is float64, so that the order of tasks and the cutting into batches do
+not show.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Naive Bayes over tokens: how many rows of each class hold each of them.
 
-McCallum and Nigam 1998, "A Comparison of Event Models for Naive Bayes Text Classification"; of a token met
-several times in a row only the first counts, as Wang and Manning 2012, "Baselines and Bigrams: Simple, Good
-Sentiment and Topic Classification", section 2.1, found better.
+McCallum and Nigam 1998, "A Comparison of Event Models for Naive Bayes Text Classification", the multinomial
+model; of a token met several times in a row only the first counts, as in Wang and Manning 2012, "Baselines
+and Bigrams: Simple, Good Sentiment and Topic Classification".
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contpeft.adapters.statistics.gathering import Gathered, LeftOut, head_options
+from contpeft.errors import SpecError
 from contpeft.spec import HeadSpec
 
 __all__ = ["TOKENS", "TokenStatistics", "positions", "token_scores", "token_table"]
@@ -27,11 +28,14 @@ class TokenStatistics(Gathered):
 
     A class gives a token the share ``(n_ct + k p_t) / (n_c + k)`` of all it holds, with ``p_t`` the token's
     share among all classes: a Dirichlet prior around what is usual (MacKay and Peto 1995, "A Hierarchical
-    Dirichlet Language Model", equation 12), so that what was seen once does not decide. All classes are
-    equally likely beforehand. Tokens that were never met say nothing.
+    Dirichlet Language Model"), so that what was seen once does not decide. All classes are equally likely
+    beforehand. Tokens that were never met say nothing.
 
     Args:
         prior: ``k``, in tokens.
+
+    Raises:
+        SpecError: if the prior is not positive.
 
     Attributes:
         labels: label of each entry.
@@ -42,6 +46,8 @@ class TokenStatistics(Gathered):
 
     def __init__(self, prior: float = 1000.0) -> None:
         super().__init__()
+        if not prior > 0:
+            raise SpecError(f"a prior of {prior:g} tokens leaves unseen ones impossible; give more than 0")
         self.prior = prior
         self.tokens = torch.empty(0, dtype=torch.long)
         self.counts = torch.empty(0, 0, dtype=torch.float64)

@@ -18,7 +18,7 @@ class Pool:
 
     A product of probabilities counts twice what two heads know from the same source. So the temperatures are
     fitted together, on the rows of the task at hand, each left out of the statistics that hold it: a
-    logarithmic opinion pool (Genest and Zidek 1986, "Combining Probability Distributions", section 3; Heskes
+    logarithmic opinion pool (Genest and Zidek 1986, "Combining Probability Distributions"; Heskes
     1998, "Selecting Weighting Factors in Logarithmic Opinion Pools"). No row is held back and none is kept.
 
     Attributes:

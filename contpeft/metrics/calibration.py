@@ -117,7 +117,7 @@ def best_temperatures(
         answers: as :func:`cross_entropy` takes them.
 
     Returns:
-        Of each head, 0.01 to 100.
+        Of each head, 0.01 to 100 times the mean spread of its scores within a row.
 
     Raises:
         SpecError: as :func:`calibration_error` does, and if there is no head or they differ in shape.
@@ -125,7 +125,7 @@ def best_temperatures(
     if len({np.shape(each) for each in scores}) != 1:
         shapes = ", ".join(str(np.shape(each)) for each in scores) or "none"
         raise SpecError(f"heads that answer together need scores of one shape, got {shapes}")
-    heads = [_checked(each, labels)[0] for each in scores]
+    heads, scales = zip(*(_evened(_checked(each, labels)[0]) for each in scores), strict=True)
     right, rows = np.asarray(labels, dtype=np.int64), np.arange(len(labels))
 
     def lost(log_t: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -143,7 +143,13 @@ def best_temperatures(
     found = minimize(
         lost, np.clip(start, *bounds[0]), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
-    return tuple(float(each) for each in np.exp(found.x))
+    return tuple(float(scale * each) for scale, each in zip(scales, np.exp(found.x), strict=True))
+
+
+def _evened(logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Returns logits of unit spread within a row, and the spread they had; 1 if they had none."""
+    spread = float(logits.std(axis=1).mean()) or 1.0
+    return logits / spread, spread
 
 
 class _Told(NamedTuple):

@@ -26,6 +26,16 @@ def test_of_one_head_it_is_its_own(seed: int, sharp: float) -> None:
     assert found == pytest.approx(best_temperature(scores, labels), rel=1e-3)
 
 
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 10.0, 1e4]))
+@settings(max_examples=10)
+def test_scores_of_another_scale_have_temperatures_of_that_scale(seed: int, scale: float) -> None:
+    (first, labels), (second, _) = told(seed), told(seed + 1)
+    second = second + np.eye(4)[labels]
+    plain = best_temperatures([first, second], labels)
+    found = best_temperatures([first, scale * second], labels)
+    assert found == pytest.approx((plain[0], scale * plain[1]), rel=1e-3)
+
+
 def test_heads_that_say_the_same_share_what_one_would_count() -> None:
     scores, labels = told(0)
     one, two = best_temperatures([scores, scores], labels)

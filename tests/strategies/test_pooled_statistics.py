@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from strategies_tiny import TASKS, Classifier, Way, learnt, training
@@ -23,7 +24,14 @@ from contpeft.adapters.statistics import StatisticsHead
 from contpeft.errors import SpecError, UnsupportedError
 from contpeft.spec import Base, Concat, HeadSpec, Layers, Parallel, Single, Tokens, composition_from_json
 from contpeft.store import AdapterStore
-from contpeft.strategies import FollowStatistics, GatherStatistics, GatherTokens, Pool, find_recipe
+from contpeft.strategies import (
+    FollowStatistics,
+    GatherStatistics,
+    GatherTokens,
+    Pool,
+    TrainingData,
+    find_recipe,
+)
 from contpeft.strategies.features import Features
 from contpeft.strategies.sureness import joined_probabilities
 
@@ -33,6 +41,11 @@ POOLED = ("pool", "pool-tokens", "drift-pool", "drift-tokens")
 def head(spec: HeadSpec | None) -> HeadSpec:
     assert spec is not None
     return spec
+
+
+def mean(values: list[list[float]], counts: tuple[int, ...]) -> list[float]:
+    """Returns the mean of rows, each counted so often."""
+    return np.average(values, axis=0, weights=counts).tolist()
 
 
 def last(way: Way) -> dict[str, HeadSpec]:
@@ -121,24 +134,31 @@ class TestPool:
         expected = [labels[index] for index in product.argmax(1).tolist()]
         assert way.answerer().predict(main, data.inputs, data.digest) == expected
 
-    def test_temperatures_are_those_of_the_rows_left_out(self, store: AdapterStore) -> None:
+    def test_weights_are_those_of_the_rows_left_out_averaged_over_the_tasks(
+        self, store: AdapterStore
+    ) -> None:
         way = learnt(store, find_recipe("pool-tokens"))
-        data = training(TASKS[2].classes)
+        fitted, registered = [], []
+        for step, task in enumerate(TASKS):
+            versions = way.history[3 * step : 3 * step + 3]
+            registered.append([1 / head(v.head).options["temperature"] for v in versions])
+            told = [self.left_out(store, v.ref, training(task.classes), step) for v in versions]
+            assert len({each.labels for each in told}) == 1
+            fitted.append([1 / each for each in temperatures(told)])
+        assert registered[0] == pytest.approx(fitted[0], rel=1e-3)
+        assert registered[1] == pytest.approx(mean(fitted[:2], (1, 2)), rel=1e-3)
+        assert registered[2] == pytest.approx(mean(fitted, (1, 2, 3)), rel=1e-3)
+
+    def left_out(self, store: AdapterStore, ref: str, data: TrainingData, step: int) -> LeftOut:
+        """Returns what stored statistics of the bare base tell of rows they hold."""
+        spec, tensors = head(store.show(ref).head), store.load(ref).head_tensors()
         features = Features(AdaptedModel.of(Classifier()))
-        load = lambda ref: (store.show(ref), store.load(ref))  # noqa: E731
-        layers = features.through((Layers(Base(), 4),), load, data.inputs, data.digest)
-        told = []
-        for version in way.history[-3:]:
-            spec, tensors = head(version.head), store.load(version.ref).head_tensors()
-            if spec.options["rule"] == "tokens":
-                counts = TokenStatistics.from_stored(spec, tensors)
-                told.append(counts.left_out(features.tokens(data.inputs, data.digest), data.labels, 2))
-            else:
-                moments = ClassStatistics.from_stored(spec, tensors)
-                told.append(moments.left_out(layers, data.labels, 2, 0.2))
-        found = [head(version.head).options["temperature"] for version in way.history[-3:]]
-        assert found == pytest.approx(temperatures(told), rel=1e-6)
-        assert [each.labels for each in told] == [tuple("abcdef")] * 3
+        if spec.options["rule"] == "tokens":
+            counts = TokenStatistics.from_stored(spec, tensors)
+            return counts.left_out(features.tokens(data.inputs, data.digest), data.labels, step)
+        view = (Layers(Base(), 4),)
+        rows = features.through(view, lambda _: (None, None), data.inputs, data.digest)
+        return ClassStatistics.from_stored(spec, tensors).left_out(rows, data.labels, step, 0.2)
 
     def test_an_adapter_is_judged_as_it_was_before_the_rows(self, store: AdapterStore) -> None:
         """Asked for rows it was trained on it would count for more than for any others."""
@@ -152,8 +172,10 @@ class TestPool:
         earlier = followed[-2]
         moments = ClassStatistics.from_stored(head(earlier.head), store.load(earlier.ref).head_tensors())
         moments.update(rows, data.labels, group=2)
-        expected = temperatures([moments.left_out(rows, data.labels, 2, 0.2)])
-        assert head(followed[-1].head).options["temperature"] == pytest.approx(expected[0], rel=1e-6)
+        (now,) = temperatures([moments.left_out(rows, data.labels, 2, 0.2)])
+        before = head(earlier.head).options["temperature"]
+        expected = mean([[1 / before], [1 / now]], (1, 1))
+        assert [1 / head(followed[-1].head).options["temperature"]] == pytest.approx(expected, rel=1e-3)
 
     def test_at_the_first_task_it_is_judged_without(self, store: AdapterStore) -> None:
         part = Pool((FollowStatistics(over="last+base"),))

@@ -44,7 +44,6 @@ from contpeft.adapters.statistics import (
     StatisticsHead,
     SubspacePrototypes,
     TokenStatistics,
-    temperatures,
 )
 from contpeft.adapters.tokens import NO_TOKEN, reading_tokens
 from contpeft.adapters.tuners.adamix import adamix_consistency
@@ -111,7 +110,6 @@ __all__ = [
     "singular_directions",
     "state_from_peft",
     "stored_factors",
-    "temperatures",
     "tensor_items",
     "weight_gradients",
 ]

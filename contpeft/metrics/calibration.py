@@ -1,4 +1,4 @@
-"""Whether confidence can be believed: the calibration error, and temperatures that mend it.
+"""Whether confidence can be believed: the calibration error, and one temperature that mends it.
 
 Guo et al. (2017), On calibration of modern neural networks: section 2 the error, section 4.2 the temperature.
 """
@@ -6,16 +6,15 @@ Guo et al. (2017), On calibration of modern neural networks: section 2 the error
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
 from contpeft.errors import SpecError
 
-__all__ = ["best_temperature", "best_temperatures", "calibration_error", "cross_entropy"]
+__all__ = ["best_temperature", "calibration_error", "checked_scores", "cross_entropy"]
 
 # Between which temperatures the best one is looked for.
 _COLDEST, _HOTTEST = 1e-2, 1e2
@@ -40,7 +39,7 @@ def calibration_error(scores: ArrayLike, labels: Sequence[int], *, bins: int = 1
     """
     if bins < 1:
         raise SpecError(f"bins is {bins}; it must be at least 1")
-    logits, right = _checked(scores, labels)
+    logits, right = checked_scores(scores, labels)
     probabilities = softmax(logits, axis=1)
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == right
@@ -70,9 +69,12 @@ def cross_entropy(
     """
     if not temperature > 0:
         raise SpecError(f"temperature {temperature:g} is not positive; give more than 0")
-    logits, right = _checked(scores, labels)
-    told = _by_answer(logits, temperature, right, answers)
-    return float(-told.logits[np.arange(len(right)), told.right].mean()) + 0.0  # a sure thing is 0, not -0
+    logits, right = checked_scores(scores, labels)
+    told = log_softmax(logits / temperature, axis=1)
+    if answers is None:
+        return float(np.abs(told[np.arange(len(right)), right]).mean())
+    stand = np.unique(list(answers), return_inverse=True)[1]
+    return float(-logsumexp(np.where(stand == stand[right][:, None], told, -np.inf), axis=1).mean())
 
 
 def best_temperature(scores: ArrayLike, labels: Sequence[int], answers: Sequence[str] | None = None) -> float:
@@ -91,7 +93,7 @@ def best_temperature(scores: ArrayLike, labels: Sequence[int], answers: Sequence
     Raises:
         SpecError: as :func:`calibration_error` does.
     """
-    logits, right = _checked(scores, labels)
+    logits, right = checked_scores(scores, labels)
     # Convex in 1 / T; its logarithm keeps the search even over all sizes.
     found = minimize_scalar(
         lambda log_t: cross_entropy(logits, right.tolist(), float(np.exp(log_t)), answers),
@@ -102,88 +104,12 @@ def best_temperature(scores: ArrayLike, labels: Sequence[int], answers: Sequence
     return float(np.exp(found.x))
 
 
-def best_temperatures(
-    scores: Sequence[ArrayLike], labels: Sequence[int], answers: Sequence[str] | None = None
-) -> tuple[float, ...]:
-    """Returns the temperatures at which the product of several heads' probabilities is right most likely.
-
-    Each head counts as much as it adds to the others: heads that err alike share one's weight, one that says
-    nothing gets the hottest temperature. It is a logarithmic opinion pool whose weights need not sum to 1
-    (Genest and Zidek 1986, Combining probability distributions), fitted by maximum likelihood.
-
-    Args:
-        scores: ``(n, C)`` of each head, logits of the same held-out rows and columns.
-        labels: ``(n,)``, the right columns.
-        answers: as :func:`cross_entropy` takes them.
-
-    Returns:
-        Of each head, 0.01 to 100 times the mean spread of its scores within a row.
+def checked_scores(scores: ArrayLike, labels: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Returns scores and labels as arrays.
 
     Raises:
-        SpecError: as :func:`calibration_error` does, and if there is no head or they differ in shape.
+        SpecError: if there is no row, shapes do not fit, or a label is no column.
     """
-    if len({np.shape(each) for each in scores}) != 1:
-        shapes = ", ".join(str(np.shape(each)) for each in scores) or "none"
-        raise SpecError(f"heads that answer together need scores of one shape, got {shapes}")
-    heads, scales = zip(*(_evened(_checked(each, labels)[0]) for each in scores), strict=True)
-    right, rows = np.asarray(labels, dtype=np.int64), np.arange(len(labels))
-
-    def lost(log_t: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        told = [_by_answer(head, t, right, answers) for head, t in zip(heads, np.exp(log_t), strict=True)]
-        joined = log_softmax(np.sum([each.logits for each in told], axis=0), axis=1)
-        wrong = np.exp(joined)
-        wrong[rows, told[0].right] -= 1
-        slopes = [-np.mean((wrong * each.scaled).sum(axis=1)) for each in told]
-        return float(-joined[rows, told[0].right].mean()), np.array(slopes)
-
-    # A head counts for its share of what it would count for alone: a start on the right scale.
-    start = [np.log(best_temperature(head, labels, answers) * len(heads)) for head in heads]
-    bounds = [(np.log(_COLDEST), np.log(_HOTTEST))] * len(heads)
-    options = {"ftol": 1e-14, "gtol": 1e-8}
-    found = minimize(
-        lost, np.clip(start, *bounds[0]), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    return tuple(float(scale * each) for scale, each in zip(scales, np.exp(found.x), strict=True))
-
-
-def _evened(logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Returns logits of unit spread within a row, and the spread they had; 1 if they had none."""
-    spread = float(logits.std(axis=1).mean()) or 1.0
-    return logits / spread, spread
-
-
-class _Told(NamedTuple):
-    """What a head says of each answer.
-
-    Attributes:
-        logits: ``(n, A)``, log-probabilities.
-        scaled: ``(n, A)``, the divided scores behind them; the mean, by probability, where there are several.
-        right: ``(n,)``.
-    """
-
-    logits: NDArray[np.float64]
-    scaled: NDArray[np.float64]
-    right: NDArray[np.int64]
-
-
-def _by_answer(
-    scores: NDArray[np.float64],
-    temperature: float,
-    right: NDArray[np.int64],
-    answers: Sequence[str] | None,
-) -> _Told:
-    scaled = scores / temperature
-    told = log_softmax(scaled, axis=1)
-    if answers is None or len(set(answers)) == len(answers):
-        return _Told(told, scaled, right)
-    names, stand = np.unique(list(answers), return_inverse=True)
-    columns = [np.flatnonzero(stand == name) for name in range(len(names))]
-    logits = np.stack([logsumexp(told[:, each], axis=1) for each in columns], axis=1)
-    means = [(softmax(told[:, each], axis=1) * scaled[:, each]).sum(axis=1) for each in columns]
-    return _Told(logits, np.stack(means, axis=1), stand[right])
-
-
-def _checked(scores: ArrayLike, labels: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     logits, right = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if logits.ndim != 2 or right.shape != logits.shape[:1] or not len(right):
         raise SpecError(

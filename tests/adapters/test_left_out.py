@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from statistics_rows import rows
 from torch import Tensor
 
-from contpeft.adapters import ClassStatistics, RidgeStatistics, StatisticsHead, temperatures
+from contpeft.adapters import ClassStatistics, LeftOut, RidgeStatistics, StatisticsHead
 from contpeft.adapters.statistics.left_out import lda_left_out, ridge_left_out
 from contpeft.adapters.statistics.lifting import lift, random_map
 from contpeft.errors import SpecError
@@ -72,7 +72,7 @@ def test_the_temperature_is_right_for_rows_that_were_never_seen(kind: str) -> No
     sums = ClassStatistics() if kind == "lda" else RidgeStatistics(width=300)
     sums.update(features[seen], labels[seen], group=0)
     how = SHRINKAGE if kind == "lda" else 1.0
-    (told,) = temperatures([sums.left_out(features[seen], labels[seen], 0, how)])
+    told = best_for(sums.left_out(features[seen], labels[seen], 0, how))
     if isinstance(sums, ClassStatistics):
         head = StatisticsHead(sums.spec("lda", how), sums.tensors())
     else:
@@ -83,6 +83,10 @@ def test_the_temperature_is_right_for_rows_that_were_never_seen(kind: str) -> No
 
     assert best(unseen) < told < 2 * best(unseen)
     assert best(seen) < 0.1 * told
+
+
+def best_for(told: LeftOut) -> float:
+    return best_temperature(told.scores.numpy(), told.entries, told.labels)
 
 
 def test_a_temperature_divides_scores_and_changes_no_answer() -> None:
@@ -98,23 +102,20 @@ def test_a_temperature_divides_scores_and_changes_no_answer() -> None:
 def temperature(
     sums: ClassStatistics | RidgeStatistics, features: Tensor, labels: list[str], group: int = 0
 ) -> float:
-    return temperatures([sums.left_out(features, labels, group, SHRINKAGE)])[0]
+    return best_for(sums.left_out(features, labels, group, SHRINKAGE))
 
 
 @pytest.mark.parametrize("kind", [ClassStatistics, RidgeStatistics])
-def test_a_row_that_is_alone_is_passed_over_and_one_class_is_as_sure_as_any(
-    kind: type[ClassStatistics] | type[RidgeStatistics],
-) -> None:
+def test_a_row_that_is_alone_is_passed_over(kind: type[ClassStatistics] | type[RidgeStatistics]) -> None:
     features, labels = rows(3, 9, 3, 4, noise=3.0)
     alone = [*labels[:-1], "f"]
-    sums = kind()
+    sums, each = kind(), kind()
     sums.update(features, alone, group=0)
-    assert temperature(sums, features, alone) == temperature(sums, features[:-1], alone[:-1]) != 1.0
-    one, each = kind(), kind()
-    one.update(features, ["a"] * 9, group=0)
+    told = sums.left_out(features, alone, 0, SHRINKAGE)
+    assert torch.equal(told.scores, sums.left_out(features[:-1], alone[:-1], 0, SHRINKAGE).scores)
+    assert [told.labels[entry] for entry in told.entries] == alone[:-1]
     each.update(features[:2], ["a", "b"], group=0)
-    assert temperature(one, features, ["a"] * 9) == 1.0
-    assert temperature(each, features[:2], ["a", "b"]) == 1.0
+    assert each.left_out(features[:2], ["a", "b"], 0, SHRINKAGE).scores.shape == (0, 2)
 
 
 @pytest.mark.parametrize("kind", [ClassStatistics, RidgeStatistics])

@@ -18,11 +18,21 @@ from contpeft.adapters import (
     LeftOut,
     PrefixCache,
     TokenStatistics,
-    temperatures,
 )
 from contpeft.adapters.statistics import StatisticsHead
 from contpeft.errors import SpecError, UnsupportedError
-from contpeft.spec import Base, Concat, HeadSpec, Layers, Parallel, Single, Tokens, composition_from_json
+from contpeft.metrics.pooling import Weights, pool_weights
+from contpeft.spec import (
+    Base,
+    Concat,
+    HeadSpec,
+    Layers,
+    Parallel,
+    Single,
+    Task,
+    Tokens,
+    composition_from_json,
+)
 from contpeft.store import AdapterStore
 from contpeft.strategies import (
     FollowStatistics,
@@ -41,11 +51,6 @@ POOLED = ("pool", "pool-tokens", "drift-pool", "drift-tokens")
 def head(spec: HeadSpec | None) -> HeadSpec:
     assert spec is not None
     return spec
-
-
-def mean(values: list[list[float]], counts: tuple[int, ...]) -> list[float]:
-    """Returns the mean of rows, each counted so often."""
-    return np.average(values, axis=0, weights=counts).tolist()
 
 
 def last(way: Way) -> dict[str, HeadSpec]:
@@ -134,20 +139,19 @@ class TestPool:
         expected = [labels[index] for index in product.argmax(1).tolist()]
         assert way.answerer().predict(main, data.inputs, data.digest) == expected
 
-    def test_weights_are_those_of_the_rows_left_out_averaged_over_the_tasks(
-        self, store: AdapterStore
-    ) -> None:
+    def test_weights_are_those_of_the_rows_left_out_task_after_task(self, store: AdapterStore) -> None:
         way = learnt(store, find_recipe("pool-tokens"))
-        fitted, registered = [], []
+        weights = None
         for step, task in enumerate(TASKS):
-            versions = way.history[3 * step : 3 * step + 3]
-            registered.append([1 / head(v.head).options["temperature"] for v in versions])
-            told = [self.left_out(store, v.ref, training(task.classes), step) for v in versions]
-            assert len({each.labels for each in told}) == 1
-            fitted.append([1 / each for each in temperatures(told)])
-        assert registered[0] == pytest.approx(fitted[0], rel=1e-3)
-        assert registered[1] == pytest.approx(mean(fitted[:2], (1, 2)), rel=1e-3)
-        assert registered[2] == pytest.approx(mean(fitted, (1, 2, 3)), rel=1e-3)
+            *statistics, memory = way.history[4 * step : 4 * step + 4]
+            told = [self.left_out(store, v.ref, training(task.classes), step) for v in statistics]
+            assert len({(each.labels, each.entries) for each in told}) == 1
+            scores = [each.scores.numpy() for each in told]
+            weights = pool_weights(scores, told[0].entries, told[0].labels, weights)
+            found = [1 / head(v.head).options["temperature"] for v in statistics]
+            assert found == pytest.approx(weights.values, rel=1e-6)
+            kept = store.load(memory.ref).tensors
+            np.testing.assert_allclose(kept["precision"].numpy(), weights.precision, rtol=1e-6)
 
     def left_out(self, store: AdapterStore, ref: str, data: TrainingData, step: int) -> LeftOut:
         """Returns what stored statistics of the bare base tell of rows they hold."""
@@ -165,17 +169,19 @@ class TestPool:
         way = learnt(store, replace(find_recipe("drift-lda"), consolidate=Pool((FollowStatistics(),))))
         data = training(TASKS[2].classes)
         followed = [v for v in way.history if v.kind == "statistics"]
-        adapter = next(v for v in reversed(way.history[:-2]) if v.kind != "statistics")
+        adapter = [v for v in way.history if v.kind == "lora"][-2]
+        earlier_weights = [v for v in way.history if v.kind == "memory"][-2]
         features = Features(AdaptedModel.of(Classifier()))
         load = lambda ref: (store.show(ref), store.load(ref))  # noqa: E731
         rows = features.through((Single(adapter.ref),), load, data.inputs, data.digest)
         earlier = followed[-2]
         moments = ClassStatistics.from_stored(head(earlier.head), store.load(earlier.ref).head_tensors())
         moments.update(rows, data.labels, group=2)
-        (now,) = temperatures([moments.left_out(rows, data.labels, 2, 0.2)])
-        before = head(earlier.head).options["temperature"]
-        expected = mean([[1 / before], [1 / now]], (1, 1))
-        assert [1 / head(followed[-1].head).options["temperature"]] == pytest.approx(expected, rel=1e-3)
+        known = store.load(earlier_weights.ref).tensors
+        before = Weights(known["values"].numpy(), known["precision"].numpy())
+        told = moments.left_out(rows, data.labels, 2, 0.2)
+        expected = pool_weights([told.scores.numpy()], told.entries, told.labels, before)
+        assert [1 / head(followed[-1].head).options["temperature"]] == pytest.approx(expected.values)
 
     def test_at_the_first_task_it_is_judged_without(self, store: AdapterStore) -> None:
         part = Pool((FollowStatistics(over="last+base"),))
@@ -184,19 +190,24 @@ class TestPool:
         base = Features(AdaptedModel.of(Classifier())).base(data.inputs, data.digest)
         moments = ClassStatistics()
         moments.update(torch.cat([base, base], 1), data.labels, group=0)
-        expected = temperatures([moments.left_out(torch.cat([base, base], 1), data.labels, 0, 0.2)])
-        assert head(way.history[-1].head).options.get("temperature", 1.0) == pytest.approx(expected[0])
+        told = moments.left_out(torch.cat([base, base], 1), data.labels, 0, 0.2)
+        expected = pool_weights([told.scores.numpy()], told.entries, told.labels)
+        (statistics,) = [v for v in way.history if v.kind == "statistics"]
+        assert [1 / head(statistics.head).options["temperature"]] == pytest.approx(expected.values)
 
     def test_rules_that_leave_no_row_out_are_refused(self, store: AdapterStore) -> None:
         part = Pool((GatherStatistics(rules=("oas",)),))
         with pytest.raises(SpecError, match=r"^rules oas cannot leave rows out; pool statistics of 'lda'"):
             learnt(store, replace(find_recipe("ncm"), consolidate=part), tasks=1)
 
-    def test_one_class_alone_has_no_temperature(self) -> None:
-        nothing = LeftOut(torch.zeros(0, 3), (), ("a", "b", "c"))
-        alone = LeftOut(torch.zeros(2, 1), (0, 0), ("a",))
-        assert temperatures([nothing, nothing]) == (1.0, 1.0)
-        assert temperatures([alone]) == (1.0,)
+    def test_one_class_alone_says_nothing_of_weights(self, store: AdapterStore) -> None:
+        tasks = (Task("one", ("a",)), *TASKS[1:])
+        way = Way(store, find_recipe("pool"))
+        way.learn(0, tasks)
+        assert [v.kind for v in way.history] == ["statistics"] * 2
+        assert all("temperature" not in head(v.head).options for v in way.history)
+        way.learn(1, tasks)
+        assert [v.kind for v in way.history[2:]] == ["statistics", "statistics", "memory"]
 
     def test_they_are_told_apart_by_name(self, store: AdapterStore) -> None:
         way = learnt(store, find_recipe("drift-tokens"), tasks=1)

@@ -6,7 +6,7 @@ names a class, and its task: the same statistics classify and route.
 
 from contpeft.adapters.statistics.class_statistics import RULES, ClassStatistics, Rule
 from contpeft.adapters.statistics.drift import Drift
-from contpeft.adapters.statistics.gathering import LeftOut, temperatures
+from contpeft.adapters.statistics.gathering import LeftOut
 from contpeft.adapters.statistics.head import STATISTICS_RULES, StatisticsHead, check_statistics
 from contpeft.adapters.statistics.kept import GATE, NEAREST, KeptFeatures
 from contpeft.adapters.statistics.ridge import RIDGE, RidgeStatistics
@@ -30,5 +30,4 @@ __all__ = [
     "SubspacePrototypes",
     "TokenStatistics",
     "check_statistics",
-    "temperatures",
 ]

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contpeft.errors import SpecError
-from contpeft.metrics.calibration import best_temperatures
 
-__all__ = ["Gathered", "LeftOut", "head_options", "temperatures", "unit_length"]
+__all__ = ["Gathered", "LeftOut", "head_options", "unit_length"]
 
 
 @dataclass(frozen=True)
@@ -114,20 +113,6 @@ class Gathered(ABC):
     @abstractmethod
     def _take(self, unit: Tensor, entries: list[int]) -> None:
         """Adds unit-length features ``(n, d)``, the entry of each told."""
-
-
-def temperatures(told: Sequence[LeftOut]) -> tuple[float, ...]:
-    """Returns the temperatures at which statistics answer best together, on rows that each left out.
-
-    With one class alone, or without a row, they are 1.
-
-    Args:
-        told: what each says of the same rows.
-    """
-    first = told[0]
-    if not first.entries or len(first.labels) == 1:
-        return (1.0,) * len(told)
-    return best_temperatures([each.scores.numpy() for each in told], first.entries, first.labels)
 
 
 def unit_length(features: Tensor) -> Tensor:

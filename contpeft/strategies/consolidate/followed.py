@@ -83,7 +83,7 @@ class FollowStatistics(OverNamed):
             )
             return self.register(context, self.rule, statistics.tensors(), spec)
 
-        return Taken(left_out, register, last)
+        return Taken(left_out, register)
 
     def _before(self, context: Context) -> Tensor:
         """Returns the task's features ``(n, d)`` as they were before it was trained on."""

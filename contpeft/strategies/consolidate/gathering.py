@@ -14,10 +14,7 @@ from contpeft.spec import AdapterState, HeadSpec, Parent, Version, View
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.over import Over, sources, told_json
 
-__all__ = ["Expert", "Gathered", "Gathering", "OverNamed", "Taken"]
-
-Gathered = tuple[HeadSpec, Mapping[str, Tensor]]
-"""Stored statistics: the head they are, and its tensors."""
+__all__ = ["Expert", "Gathering", "OverNamed", "Taken"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,10 @@ class Taken:
     Attributes:
         left_out: says what they tell of the task's rows, each left out of them.
         register: registers them with a temperature.
-        last: what was gathered before; None at the first task.
     """
 
     left_out: Callable[[], LeftOut]
     register: Callable[[float], Version]
-    last: Gathered | None
-
-    @property
-    def before(self) -> float | None:
-        """The temperature they had after the task before; None at the first."""
-        return None if self.last is None else float(self.last[0].options.get("temperature", 1.0))
 
 
 class Expert(Protocol):
@@ -78,7 +68,7 @@ class Gathering(ABC):
         data = self.data(context)
         return context.features.through(self.parts(context), context.load, data.inputs, data.digest)
 
-    def last(self, context: Context, rule: str) -> Gathered | None:
+    def last(self, context: Context, rule: str) -> tuple[HeadSpec, dict[str, Tensor]] | None:
         """Returns what was gathered before; None at the first task.
 
         Raises:

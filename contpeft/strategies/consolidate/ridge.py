@@ -58,7 +58,7 @@ class GatherRidge(OverNamed):
             spec = sums.spec(penalty, self.told(context), temperature)
             return self.register(context, _RULE, sums.tensors(penalty), spec)
 
-        return Taken(lambda: sums.left_out(features, data.labels, context.step, penalty), register, last)
+        return Taken(lambda: sums.left_out(features, data.labels, context.step, penalty), register)
 
     def _penalty(self, sums: RidgeStatistics, features: Tensor, labels: Sequence[str]) -> float:
         if self.penalty == "gcv":

@@ -9,7 +9,7 @@ from contpeft.adapters import ClassStatistics, Rule
 from contpeft.errors import SpecError
 from contpeft.spec import Version
 from contpeft.strategies.about import LATER, About
-from contpeft.strategies.consolidate.gathering import Gathered, OverNamed, Taken
+from contpeft.strategies.consolidate.gathering import OverNamed, Taken
 from contpeft.strategies.context import Context
 
 __all__ = ["GatherStatistics"]
@@ -51,7 +51,7 @@ class GatherStatistics(OverNamed):
 
     def end(self, context: Context, trained: Version | None) -> tuple[Version, ...]:
         """Adds the task to the statistics and registers a version of them per rule."""
-        statistics = self._with_task(context, self.last(context, self.rules[0]))
+        statistics = self._with_task(context)
         return tuple(self._registered(context, statistics, rule) for rule in self.rules)
 
     def take(self, context: Context, trained: Version | None) -> Taken:
@@ -62,15 +62,14 @@ class GatherStatistics(OverNamed):
         """
         if self.rules != ("lda",):
             raise SpecError(f"rules {', '.join(self.rules)} cannot leave rows out; pool statistics of 'lda'")
-        last, features, data = self.last(context, "lda"), self.features(context), self.data(context)
-        statistics = self._with_task(context, last)
+        statistics, features, data = self._with_task(context), self.features(context), self.data(context)
         return Taken(
             lambda: statistics.left_out(features, data.labels, context.step, self.shrinkage),
             lambda temperature: self._registered(context, statistics, "lda", temperature),
-            last,
         )
 
-    def _with_task(self, context: Context, last: Gathered | None) -> ClassStatistics:
+    def _with_task(self, context: Context) -> ClassStatistics:
+        last = self.last(context, self.rules[0])
         fresh = ClassStatistics(self.width, self.seed)
         statistics = fresh if last is None else ClassStatistics.from_stored(*last)
         statistics.update(self.features(context), self.data(context).labels, group=context.step)

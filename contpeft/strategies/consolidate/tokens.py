@@ -58,5 +58,4 @@ class GatherTokens(Gathering):
             lambda temperature: self.register(
                 context, _RULE, counts.tensors(), counts.spec(self.told(context), temperature)
             ),
-            last,
         )

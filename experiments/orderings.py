@@ -95,11 +95,11 @@ def task_known(stream: str) -> tuple[Ordering, ...]:
 
 
 # Of each stream without task ids, what follows an adapter, and the pool of statistics without one.
-_TEXTS = (("drift-layers", "drift-tokens"), "pool-tokens")
+_TEXTS = (("drift-layers", "drift-tokens"), "frozen-tokens")
 UNTOLD = {
     "clinc150": _TEXTS,
     "newsgroups": _TEXTS,
-    "fashion-mnist": (("drift-layers", "drift-pool"), "pool"),
+    "fashion-mnist": (("drift-layers", "drift-pool"), "frozen-pool"),
     "wordnet": _TEXTS,
 }
 POOL = "frozen pool"

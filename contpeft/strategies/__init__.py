@@ -40,11 +40,11 @@ from contpeft.strategies.consolidate import (
     MergeOn,
     OutputSensitivity,
     PathIntegral,
-    Pool,
     ProtectGate,
     ProtectInputs,
     RepairMerge,
     Then,
+    WeighTogether,
 )
 from contpeft.strategies.context import Context, TrainingData
 from contpeft.strategies.feature_cache import FeatureCache
@@ -161,7 +161,6 @@ __all__ = [
     "PathIntegral",
     "Penalty",
     "Plus",
-    "Pool",
     "ProjectGate",
     "ProjectUpdate",
     "Projection",
@@ -183,6 +182,7 @@ __all__ = [
     "Then",
     "TrainingData",
     "UsedEntries",
+    "WeighTogether",
     "WithAverage",
     "WithGate",
     "as_classifier",

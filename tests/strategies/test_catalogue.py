@@ -136,7 +136,7 @@ def test_facts_rule_recipes_out() -> None:
     assert "isolated" not in constant
     assert {"sequential", "frozen"} <= constant
     of_images = {each.name for each in recommend(Facts(texts=False), table())}
-    assert names - of_images == {"drift-tokens", "pool-tokens"}
+    assert names - of_images == {"drift-tokens", "frozen-tokens"}
     for facts in (Facts(), Facts(task_id=True), Facts(shared_labels=True)):
         for each in recommend(facts, table()):
             row = recipe_row(each.name)

@@ -38,14 +38,14 @@ from contpeft.strategies import (
     FollowStatistics,
     GatherStatistics,
     GatherTokens,
-    Pool,
     TrainingData,
+    WeighTogether,
     find_recipe,
 )
 from contpeft.strategies.features import Features
 from contpeft.strategies.sureness import joined_probabilities
 
-POOLED = ("pool", "pool-tokens", "drift-pool", "drift-tokens")
+POOLED = ("frozen-pool", "frozen-tokens", "drift-pool", "drift-tokens")
 
 
 def head(spec: HeadSpec | None) -> HeadSpec:
@@ -113,7 +113,7 @@ class TestTokens:
         assert told.refs() == ("s@1",)
 
     def test_counts_of_earlier_tasks_stay(self, store: AdapterStore) -> None:
-        way = learnt(store, replace(find_recipe("pool"), consolidate=GatherTokens()))
+        way = learnt(store, replace(find_recipe("frozen-pool"), consolidate=GatherTokens()))
         kept = [store.load(v.ref) for v in way.history]
         first, final = (
             TokenStatistics.from_stored(head(v.head), each.head_tensors())
@@ -125,7 +125,7 @@ class TestTokens:
         assert final.groups == [0, 0, 1, 1, 2, 2]
 
 
-class TestPool:
+class TestWeighTogether:
     @pytest.mark.parametrize("name", POOLED)
     def test_the_product_of_all_answers(self, store: AdapterStore, name: str) -> None:
         way = learnt(store, find_recipe(name))
@@ -140,7 +140,7 @@ class TestPool:
         assert way.answerer().predict(main, data.inputs, data.digest) == expected
 
     def test_weights_are_those_of_the_rows_left_out_task_after_task(self, store: AdapterStore) -> None:
-        way = learnt(store, find_recipe("pool-tokens"))
+        way = learnt(store, find_recipe("frozen-tokens"))
         weights = None
         for step, task in enumerate(TASKS):
             *statistics, memory = way.history[4 * step : 4 * step + 4]
@@ -166,7 +166,9 @@ class TestPool:
 
     def test_an_adapter_is_judged_as_it_was_before_the_rows(self, store: AdapterStore) -> None:
         """Asked for rows it was trained on it would count for more than for any others."""
-        way = learnt(store, replace(find_recipe("drift-lda"), consolidate=Pool((FollowStatistics(),))))
+        way = learnt(
+            store, replace(find_recipe("drift-lda"), consolidate=WeighTogether((FollowStatistics(),)))
+        )
         data = training(TASKS[2].classes)
         followed = [v for v in way.history if v.kind == "statistics"]
         adapter = [v for v in way.history if v.kind == "lora"][-2]
@@ -184,7 +186,7 @@ class TestPool:
         assert [1 / head(followed[-1].head).options["temperature"]] == pytest.approx(expected.values)
 
     def test_at_the_first_task_it_is_judged_without(self, store: AdapterStore) -> None:
-        part = Pool((FollowStatistics(over="last+base"),))
+        part = WeighTogether((FollowStatistics(over="last+base"),))
         way = learnt(store, replace(find_recipe("drift-lda"), consolidate=part), tasks=1)
         data = training(TASKS[0].classes)
         base = Features(AdaptedModel.of(Classifier())).base(data.inputs, data.digest)
@@ -196,13 +198,13 @@ class TestPool:
         assert [1 / head(statistics.head).options["temperature"]] == pytest.approx(expected.values)
 
     def test_rules_that_leave_no_row_out_are_refused(self, store: AdapterStore) -> None:
-        part = Pool((GatherStatistics(rules=("oas",)),))
-        with pytest.raises(SpecError, match=r"^rules oas cannot leave rows out; pool statistics of 'lda'"):
+        part = WeighTogether((GatherStatistics(rules=("oas",)),))
+        with pytest.raises(SpecError, match=r"^rules oas cannot leave rows out; weigh statistics of 'lda'"):
             learnt(store, replace(find_recipe("ncm"), consolidate=part), tasks=1)
 
     def test_one_class_alone_says_nothing_of_weights(self, store: AdapterStore) -> None:
         tasks = (Task("one", ("a",)), *TASKS[1:])
-        way = Way(store, find_recipe("pool"))
+        way = Way(store, find_recipe("frozen-pool"))
         way.learn(0, tasks)
         assert [v.kind for v in way.history] == ["statistics"] * 2
         assert all("temperature" not in head(v.head).options for v in way.history)
@@ -215,7 +217,7 @@ class TestPool:
 
 
 def test_heads_are_made_once_for_many_questions(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    way = learnt(store, find_recipe("pool"), tasks=2)
+    way = learnt(store, find_recipe("frozen-pool"), tasks=2)
     made: list[nn.Module] = []
     begin = StatisticsHead.__init__
 

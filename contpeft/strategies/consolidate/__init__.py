@@ -18,7 +18,6 @@ from contpeft.strategies.consolidate.merge_factors import MergeFactors
 from contpeft.strategies.consolidate.merge_on import MergeOn
 from contpeft.strategies.consolidate.output_sensitivity import OutputSensitivity
 from contpeft.strategies.consolidate.path_integral import PathIntegral
-from contpeft.strategies.consolidate.pool import Pool
 from contpeft.strategies.consolidate.protect_gate import ProtectGate
 from contpeft.strategies.consolidate.protect_inputs import ProtectInputs
 from contpeft.strategies.consolidate.repair_merge import RepairMerge
@@ -28,6 +27,7 @@ from contpeft.strategies.consolidate.subspaces import GatherSubspaces
 from contpeft.strategies.consolidate.then import Then
 from contpeft.strategies.consolidate.thresholds import KeepThresholds
 from contpeft.strategies.consolidate.tokens import GatherTokens
+from contpeft.strategies.consolidate.weigh_together import WeighTogether
 
 __all__ = [
     "AccumulateUpdates",
@@ -53,9 +53,9 @@ __all__ = [
     "MergeOn",
     "OutputSensitivity",
     "PathIntegral",
-    "Pool",
     "ProtectGate",
     "ProtectInputs",
     "RepairMerge",
     "Then",
+    "WeighTogether",
 ]

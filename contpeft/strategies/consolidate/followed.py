@@ -29,7 +29,7 @@ class FollowStatistics(OverNamed):
     solution, and one covariance for all classes.
 
     Attributes:
-        rule: of the classifier that is registered; ``"lda"`` to be pooled with others.
+        rule: of the classifier that is registered; ``"lda"`` to be weighed with others.
         shrinkage: of the covariance towards a multiple of the identity, for ``"lda"``.
         drift_ridge: of the map, see :class:`contpeft.adapters.Drift`.
         over: whose features; ``"last+base"`` puts those of the bare base beside, which never move.

@@ -61,7 +61,7 @@ class GatherStatistics(OverNamed):
             SpecError: if the rule is another, or there are several.
         """
         if self.rules != ("lda",):
-            raise SpecError(f"rules {', '.join(self.rules)} cannot leave rows out; pool statistics of 'lda'")
+            raise SpecError(f"rules {', '.join(self.rules)} cannot leave rows out; weigh statistics of 'lda'")
         statistics, features, data = self._with_task(context), self.features(context), self.data(context)
         return Taken(
             lambda: statistics.left_out(features, data.labels, context.step, self.shrinkage),

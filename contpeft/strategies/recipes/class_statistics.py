@@ -7,7 +7,13 @@ from typing import Final
 
 from contpeft.adapters import Rule
 from contpeft.strategies.answers import Classify, ClassifyTogether
-from contpeft.strategies.consolidate import GatherRidge, GatherStatistics, GatherSubspaces, GatherTokens, Pool
+from contpeft.strategies.consolidate import (
+    GatherRidge,
+    GatherStatistics,
+    GatherSubspaces,
+    GatherTokens,
+    WeighTogether,
+)
 from contpeft.strategies.consolidate.gathering import Expert
 from contpeft.strategies.head import Cosine, Own
 from contpeft.strategies.init import FirstTask, Fresh, NoAdapter
@@ -67,7 +73,7 @@ TOKENS_POOLED: Final[tuple[Expert, ...]] = (*LAYERS_POOLED, GatherTokens())
 
 _POOL = replace(
     _NCM,
-    consolidate=Pool(LAYERS_POOLED),
+    consolidate=WeighTogether(LAYERS_POOLED),
     answers=ClassifyTogether(),
     what="No adapter: LDA of the last four layers' features and of random features of them, pooled.",
     paper="Hayes and Kanan 2020, CVPR workshops; McDonnell et al. 2023, arXiv 2307.02251, section 3",
@@ -80,11 +86,11 @@ CLASS_STATISTICS: dict[str, Recipe] = {
     "ranpac": _RANPAC,
     "ranpac-frozen": _RANPAC_FROZEN,
     "ranpac-layers": _RANPAC_LAYERS,
-    "pool": _POOL,
-    "pool-tokens": replace(
+    "frozen-pool": _POOL,
+    "frozen-tokens": replace(
         _POOL,
-        consolidate=Pool(TOKENS_POOLED),
-        what="As pool, with naive Bayes over tokens pooled in: for texts.",
+        consolidate=WeighTogether(TOKENS_POOLED),
+        what="As frozen-pool, with naive Bayes over tokens pooled in: for texts.",
     ),
     "ease": Recipe(
         init=Fresh(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contpeft.strategies.answers import Classify, ClassifyTogether
-from contpeft.strategies.consolidate import FollowStatistics, GatherStatistics, Pool, Then
+from contpeft.strategies.consolidate import FollowStatistics, GatherStatistics, Then, WeighTogether
 from contpeft.strategies.consolidate.gathering import Expert
 from contpeft.strategies.head import Cosine
 from contpeft.strategies.init import FromLast
@@ -45,13 +45,13 @@ DRIFT: dict[str, Recipe] = {
     ),
     "drift-pool": replace(
         _DRIFT_LDA,
-        consolidate=Pool(_FOLLOWED + LAYERS_POOLED),
+        consolidate=WeighTogether(_FOLLOWED + LAYERS_POOLED),
         answers=ClassifyTogether(),
         what="As drift-lda over two layers, pooled with LDA of four frozen ones and of random features.",
     ),
     "drift-tokens": replace(
         _DRIFT_LDA,
-        consolidate=Pool(_FOLLOWED + TOKENS_POOLED),
+        consolidate=WeighTogether(_FOLLOWED + TOKENS_POOLED),
         answers=ClassifyTogether(),
         what="As drift-pool, with naive Bayes over tokens pooled in: for texts.",
     ),

@@ -13,13 +13,13 @@ from contpeft.strategies.about import About
 from contpeft.strategies.consolidate.gathering import Expert, Taken
 from contpeft.strategies.context import Context
 
-__all__ = ["Pool"]
+__all__ = ["WeighTogether"]
 
-_WEIGHTS: Final = "pool"
+_WEIGHTS: Final = "weights"
 
 
 @dataclass(frozen=True)
-class Pool:
+class WeighTogether:
     """Several statistics, with the temperatures at which their product tells the rows of the tasks best.
 
     A product of probabilities counts twice what two heads know from the same source. So their weights, the
